@@ -1,0 +1,175 @@
+"""A streamed answer on its way: first chunk, whole events, usage, silence, end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Protocol, Self
+
+from junctor.errors import ErrorKind, ProviderError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+    from junctor.exchange import Transform, Usage
+
+__all__ = ["Reader", "Silence", "Stream"]
+
+
+class Reader(Protocol):
+    """Reads a stream in one wire without rebuilding it.
+
+    `feed` takes bytes as they arrive and returns what the client is to get of them: whole events only, without the
+    end marker and without what Junctor itself asked for. It raises `ProviderError` when an event is an error. `events`
+    counts events, as an estimate of the tokens of an answer that is cut off. `finish` ends the stream: it returns the
+    end marker, and raises `ProviderError` if the answer was not complete.
+    """
+
+    usage: Usage | None
+    finish_reason: str | None
+    model: str
+    events: int
+    done: bool
+
+    def feed(self, data: bytes) -> bytes: ...
+    def finish(self) -> bytes: ...
+
+
+class Stream:
+    """The answer in pieces. Iterate it once; afterwards `reader` knows usage and finish reason.
+
+    `source` yields the provider's bytes as they arrive; `close` releases its connection, at once if it is not at its
+    end. `exhausted` is true when the client was given a clean end. `recorded` holds the events as they came, before any
+    transform and without the end marker, up to the limit that was asked for; None if there were more.
+    """
+
+    def __init__(
+        self,
+        source: AsyncIterator[bytes],
+        reader: Reader,
+        *,
+        close: Callable[[], Awaitable[None]] | None = None,
+        silence: float = float("inf"),
+    ) -> None:
+        self.reader = reader
+        self.exhausted = False
+        self.last = time.monotonic()
+        self.sending = False
+        self._source = source
+        self._close = close
+        self._closed: list[Callable[[], None]] = []
+        self._silence = silence
+        self._first: bytes | None = None
+        self._transforms: Sequence[Transform] = ()
+        self._limit = 0
+        self._kept: list[bytes] | None = None
+
+    @property
+    def recorded(self) -> bytes | None:
+        return None if self._kept is None else b"".join(self._kept)
+
+    async def prime(self) -> None:
+        """Wait for the first whole event. A failure here is still within the attempt."""
+        if self._first is not None:
+            return
+        async for data in self._source:
+            events = self.reader.feed(data)
+            if events:
+                self._first = events
+                return
+        self.reader.finish()
+        self._first = b""
+
+    def prepare(self, transforms: Sequence[Transform], record_limit: int) -> None:
+        """Say what is to happen to the events that pass. Before the iteration begins."""
+        self._transforms = transforms
+        self._limit = record_limit
+        self._kept = [] if record_limit else None
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        await self.prime()
+        if self._first and (out := self._pass(self._first)):
+            yield out
+        with Silence(self, self._silence):
+            async for data in self._source:
+                self.last = time.monotonic()
+                events = self.reader.feed(data)
+                if events and (out := self._pass(events)):
+                    self.sending = True
+                    yield out
+                    self.sending = False
+                    self.last = time.monotonic()
+        end = self.reader.finish()
+        tail = b""
+        for transform in self._transforms:
+            tail = (transform.feed(tail) if tail else b"") + transform.flush()
+        self.exhausted = True
+        yield tail + end
+
+    def _pass(self, events: bytes) -> bytes:
+        if self._kept is not None:
+            self._limit -= len(events)
+            if self._limit < 0:
+                self._kept = None
+            else:
+                self._kept.append(events)
+        for transform in self._transforms:
+            events = transform.feed(events)
+        return events
+
+    def on_close(self, callback: Callable[[], None]) -> None:
+        """Have this called once, when the stream is closed: at its end, or where it is given up."""
+        self._closed.append(callback)
+
+    async def aclose(self) -> None:
+        """Release the provider's connection. Idempotent."""
+        close, self._close = self._close, None
+        closed, self._closed = self._closed, []
+        try:
+            if close is not None:
+                await close()
+        finally:
+            for callback in closed:
+                callback()
+
+
+class Silence:
+    """Ends a stream whose source has been silent for too long, at the cost of one timer a stream.
+
+    The timer looks when the last data came and sleeps again for the rest, so a chunk costs nothing.
+    """
+
+    def __init__(self, stream: Stream, seconds: float) -> None:
+        self._stream = stream
+        self._seconds = seconds
+        self._task: asyncio.Task[object] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._expired = False
+
+    def __enter__(self) -> Self:
+        if self._seconds != float("inf"):
+            self._task = asyncio.current_task()
+            self._stream.last = time.monotonic()
+            self._sleep(self._seconds)
+        return self
+
+    def _sleep(self, seconds: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._look)
+
+    def _look(self) -> None:
+        # A client that reads slowly is not a provider that is silent.
+        left = self._seconds if self._stream.sending else self._stream.last + self._seconds - time.monotonic()
+        if left > 0:
+            self._sleep(left)
+        elif self._task is not None:
+            self._expired = True
+            self._task.cancel()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._expired and self._task is not None and kind is asyncio.CancelledError and self._task.uncancel() == 0:
+            raise ProviderError(
+                f"no data for {self._seconds:g} s in the middle of the stream", kind=ErrorKind.TIMEOUT
+            ) from error
+
