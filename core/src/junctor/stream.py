@@ -172,4 +172,3 @@ class Silence:
             raise ProviderError(
                 f"no data for {self._seconds:g} s in the middle of the stream", kind=ErrorKind.TIMEOUT
             ) from error
-

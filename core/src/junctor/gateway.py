@@ -1,0 +1,151 @@
+"""A configuration brought to life: models, state, HTTP client, plugins and pipeline, opened and closed together."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any, Self
+
+from junctor import prices
+from junctor.errors import ConfigError
+from junctor.exchange import Client, Exchange, Request, Response
+from junctor.hookspecs import hookimpl
+from junctor.http import HTTPClient
+from junctor.pipeline import Pipeline
+from junctor.plugins import Plugins, load
+from junctor.problems import close_match
+from junctor.settings import PluginSettings
+from junctor.state import open_state
+from junctor.wire import OPENAI
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from junctor.config import Config
+    from junctor.exchange import Model, Target
+    from junctor.plugins import Section
+    from junctor.settings import Settings
+    from junctor.state import State
+
+__all__ = ["Gateway"]
+
+
+class FileOrder:
+    """The core's own route: the model's targets, as the file lists them. Asked last."""
+
+    @hookimpl(trylast=True)
+    async def route(self, exchange: Exchange) -> Sequence[Target] | None:
+        return exchange.model.targets if exchange.model is not None else None
+
+
+class Gateway:
+    """What plugins are given, and what the server serves. An async context manager: enter it to open everything.
+
+    Building it opens nothing and raises `ConfigError` with every problem found. `models` by name; `state` for
+    coordination between workers and replicas; `http` is the one client for the outside world.
+    """
+
+    def __init__(self, config: Config, *, extra: Sequence[Section] = ()) -> None:
+        self.config = config
+        self.settings: Settings = config.settings
+        self.models: Mapping[str, Model] = config.models
+        problems: list[str] = []
+        self.state: State = open_state(self.settings.state)
+        self.http = HTTPClient()
+        self.plugins = Plugins()
+        built = load([*config.sections, *extra], self, problems)
+        try:
+            self.plugins.register([*built, ("file_order", FileOrder(), PluginSettings())])
+        except ConfigError as error:
+            problems += error.problems
+        else:
+            problems += self._checks()
+        if problems:
+            raise ConfigError([f"{config.file}: {problem}" for problem in problems])
+        self.pipeline = Pipeline(
+            self.plugins.hook,
+            self.models,
+            max_attempts=self.settings.server.max_attempts,
+            settle_timeout=self.settings.server.settle_timeout,
+        )
+        self._stack = AsyncExitStack()
+        prices.forget()
+
+    def _checks(self) -> list[str]:
+        problems = []
+        paths = {section.name: section.path for section in self.config.sections}
+        for implementation in reversed(self.plugins.manager.hook.check.get_hookimpls()):
+            path = paths.get(implementation.plugin_name, implementation.plugin_name)
+            problems += [f"{path}: {problem}" for problem in implementation.function()]
+        for index, model in enumerate(self.settings.models):
+            for place, target in enumerate(self.models[model.name].targets):
+                if not any(self.plugins.manager.hook.claims(target=target)):
+                    problems.append(
+                        f"models[{index}].targets[{place}]: no enabled plugin takes target '{target}'; "
+                        f"enable one (relay, litellm, local) under `plugins:`, or correct the name"
+                    )
+        if self.settings.server.workers > 1 and not self.state.shared:
+            problems.append("server.workers: more than one worker needs a shared store; set `state.url: redis://…`")
+        if not self.authenticates and self.settings.server.host not in ("127.0.0.1", "::1", "localhost"):
+            problems.append(
+                f"server.host: {self.settings.server.host} is reachable for others and no client is configured; "
+                "enable the plugin `auth` with clients, or use 127.0.0.1"
+            )
+        return problems
+
+    @property
+    def authenticates(self) -> bool:
+        """Whether a plugin makes sure who calls (it has a true attribute `authenticates`)."""
+        return any(getattr(plugin, "authenticates", False) for plugin in self.plugins.by_name.values())
+
+    def unknown_model(self, name: str) -> str | None:
+        """What to say of a model's name that is not in the file, with a suggestion; None if it is there."""
+        return None if name in self.models else f"no model is named '{name}'{close_match(name, self.models)}"
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self.state.aclose)
+            await stack.enter_async_context(self.http)
+            for plugin in self.plugins.by_name.values():
+                if hasattr(plugin, "__aenter__"):
+                    await stack.enter_async_context(plugin)  # type: ignore[arg-type]
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._stack.aclose()
+
+    def exchange(self, request: Request, *, id: str = "", **fields: Any) -> Exchange:  # noqa: A002
+        """A new exchange for the request, with its deadline."""
+        model = self.models.get(request.model)
+        total = model.timeouts.total if model is not None else self.settings.timeouts.total or 600.0
+        started = time.monotonic()
+        return Exchange(id or os.urandom(16).hex(), request, model, started=started, deadline=started + total, **fields)
+
+    async def ask(
+        self,
+        operation: str,
+        body: dict[str, Any],
+        *,
+        purpose: str,
+        parent: Exchange | None = None,
+        timeout: float = 30.0,
+    ) -> Response:
+        """A question of the gateway's own to one of its models (a judge, an embedding), answered whole.
+
+        It is an exchange of its own, marked with `purpose` and `parent`: logged and paid for as its own line. `timeout`
+        is in seconds; the parent's deadline holds as well.
+        """
+        request = Request(OPENAI, operation, body, str(body["model"]))
+        exchange = self.exchange(request, purpose=purpose, parent=parent, client=parent.client if parent else Client())
+        exchange.deadline = min(time.monotonic() + timeout, parent.deadline if parent else float("inf"))
+        async with self.pipeline.exchange(exchange) as response:
+            return response
+
+    async def attempt(self, exchange: Exchange, target: Target, *, after: object, of: str = "") -> Response:
+        """One attempt within a plugin's own `call` (a hedge): asks the `call` hooks of the plugins after that one."""
+        steps = self.plugins.hook["call"]
+        name = next(name for name, plugin in self.plugins.by_name.items() if plugin is after)
+        place = next(index for index, step in enumerate(steps) if step.plugin == name)
+        return await self.pipeline.attempt(exchange, target, steps[place + 1 :], of=of)

@@ -1,0 +1,194 @@
+"""One request through the six hooks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from junctor.errors import (
+    ClientDisconnected,
+    DeadlineExceeded,
+    ErrorKind,
+    GatewayError,
+    NotFound,
+    NoTarget,
+    ProviderError,
+)
+from junctor.exchange import Attempt, Usage
+from junctor.plugins import each, each_outward, first
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping
+
+    from junctor.exchange import Exchange, Model, Response, Target
+    from junctor.plugins import Hook
+
+__all__ = ["Pipeline"]
+
+_log = logging.getLogger("junctor.pipeline")
+
+
+class Pipeline:
+    """Carries exchanges through the hooks, in order, and ends each of them exactly once.
+
+    `settle_timeout` is in seconds, for all `post_call` hooks of an exchange together.
+    """
+
+    def __init__(
+        self,
+        hook: dict[str, Hook],
+        models: Mapping[str, Model],
+        *,
+        max_attempts: int = 10,
+        settle_timeout: float = 10.0,
+    ) -> None:
+        self._models = models
+        self._pre_route, self._route = hook["pre_route"], hook["route"]
+        self._cache_lookup, self._call = hook["cache_lookup"], hook["call"]
+        self._on_error, self._post_call = hook["on_error"], hook["post_call"]
+        self._max_attempts = max_attempts
+        self._settle_timeout = settle_timeout
+
+    @asynccontextmanager
+    async def exchange(
+        self, exchange: Exchange, answer: Callable[[Exchange], Response] | None = None
+    ) -> AsyncIterator[Response]:
+        """Answer the request; the exchange is over, and settled, on exit.
+
+        With `answer` the gateway answers by itself, after `pre_route` (the list of models).
+        Whoever enters cancels the task when its client hangs up, after setting `exchange.client_gone`; that ends the
+        exchange as `ClientDisconnected`. The deadline ends it as `DeadlineExceeded`.
+        """
+        response: Response | None = None
+        error: BaseException | None = None
+        try:
+            async with asyncio.timeout(max(0.0, exchange.deadline - time.monotonic())):
+                response = await self._respond(exchange, answer)
+                yield response
+                if response.stream is not None and not response.stream.exhausted:
+                    raise ClientDisconnected("the client hung up in the middle of the stream")
+        except TimeoutError as timeout:
+            error = DeadlineExceeded("the request took longer than this gateway allows")
+            raise error from timeout
+        except asyncio.CancelledError as cancelled:
+            error = ClientDisconnected("the client hung up") if exchange.client_gone else cancelled
+            raise
+        except BaseException as exc:
+            error = exc
+            raise
+        finally:
+            await self._end(exchange, response, error)
+
+    async def _respond(self, exchange: Exchange, answer: Callable[[Exchange], Response] | None) -> Response:
+        await each(self._pre_route, exchange)
+        if answer is not None:
+            exchange.first_byte = time.monotonic()
+            return answer(exchange)
+        name = exchange.request.model
+        exchange.model = self._models.get(name)
+        if exchange.model is None:
+            raise NotFound(f"the model '{name}' does not exist", code="model_not_found", param="model")
+        exchange.targets = await first(self._route, exchange) or ()
+        if not exchange.targets:
+            raise NoTarget(f"no target can answer for model '{name}'")
+        cached: Response | None = await first(self._cache_lookup, exchange)
+        response = cached or await self._attempts(exchange, exchange.targets[0])
+        if response.stream is not None:
+            response.stream.prepare(exchange.transforms, exchange.record_limit)
+        exchange.first_byte = time.monotonic()
+        return response
+
+    async def _attempts(self, exchange: Exchange, target: Target) -> Response:
+        for number in range(1, self._max_attempts + 1):
+            try:
+                return await self.attempt(exchange, target, self._call)
+            except ProviderError as error:
+                following: Target | None = await first(self._on_error, exchange, target, error)
+                if following is None or number == self._max_attempts:
+                    raise
+                target = following
+        raise NoTarget("unreachable: the last attempt returns or raises")
+
+    async def attempt(self, exchange: Exchange, target: Target, call: Hook, *, of: str = "") -> Response:
+        """Call one target once, up to the first chunk; recorded on the exchange whatever becomes of it."""
+        attempt = Attempt(target, of=of)
+        exchange.attempts.append(attempt)
+        response: Response | None = None
+        try:
+            async with asyncio.timeout(target.timeouts.first_byte) as limit:
+                response = await first(call, exchange, target)
+                if response is None:
+                    raise NoTarget(f"no enabled plugin takes target '{target}'")
+                if response.stream is not None:
+                    await response.stream.prime()
+        except BaseException as exc:
+            attempt.ended = time.monotonic()
+            if response is not None and response.stream is not None:
+                await response.stream.aclose()
+            if isinstance(exc, TimeoutError) and limit.expired():
+                message = f"{target}: no answer within {target.timeouts.first_byte:g} s"
+                attempt.error = ProviderError(message, kind=ErrorKind.TIMEOUT)
+                raise attempt.error from exc
+            if isinstance(exc, GatewayError):
+                attempt.error = exc
+            else:
+                attempt.abandoned = True
+            raise
+        attempt.first_byte = time.monotonic()
+        response.target = target
+        if response.stream is None:
+            self._account(attempt, response)
+        return response
+
+    async def _end(self, exchange: Exchange, response: Response | None, error: BaseException | None) -> None:
+        if response is not None and response.stream is not None:
+            await response.stream.aclose()
+            self._account_stream(exchange, response, error)
+        task = asyncio.current_task()
+        cancels = task.cancelling() if task is not None else 0
+        settling = asyncio.ensure_future(self._settle(exchange, response, error))
+        while not settling.done():
+            try:
+                await asyncio.shield(settling)
+            except asyncio.CancelledError:
+                # The request is being given up; its accounts are not. They have their own limit in time.
+                if settling.cancelled():
+                    break
+        if task is not None and task.cancelling() > cancels and error is None:
+            raise asyncio.CancelledError
+
+    async def _settle(self, exchange: Exchange, response: Response | None, error: BaseException | None) -> None:
+        try:
+            async with asyncio.timeout(self._settle_timeout):
+                await each_outward(self._post_call, exchange, response, error)
+        except TimeoutError:
+            _log.error("post_call took longer than %g s (request %s)", self._settle_timeout, exchange.id)
+
+    def _account_stream(self, exchange: Exchange, response: Response, error: BaseException | None) -> None:
+        stream = response.stream
+        if stream is None:
+            return
+        reader = stream.reader
+        response.usage = reader.usage
+        response.finish_reason = reader.finish_reason
+        response.model = reader.model or response.model
+        if reader.usage is None and reader.events:
+            # Cut off: nobody has counted. An event is about a token; the input is not known here.
+            response.usage = Usage(output_tokens=reader.events, estimated=True)
+        attempt = next((a for a in reversed(exchange.attempts) if a.target is response.target and not a.ended), None)
+        if attempt is None or response.cached is not None:
+            return
+        attempt.abandoned = error is not None and not isinstance(error, ProviderError)
+        if isinstance(error, GatewayError) and not attempt.abandoned:
+            attempt.error = error
+        self._account(attempt, response)
+
+    def _account(self, attempt: Attempt, response: Response) -> None:
+        attempt.ended = time.monotonic()
+        attempt.usage = response.usage
+        price = attempt.target.price
+        if price is not None and response.usage is not None:
+            attempt.cost = response.cost = price.of(response.usage)

@@ -1,0 +1,379 @@
+"""Starlette: HTTP in, HTTP out, nothing more. Pure ASGI."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import re
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from starlette.exceptions import HTTPException
+from starlette.routing import Route, Router
+
+from junctor import jsons
+from junctor.errors import ErrorKind, GatewayError, NotFound, PayloadTooLarge, ProviderError
+from junctor.exchange import Request, Response
+from junctor.wire import OPENAI
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from starlette.types import Receive, Scope, Send
+
+    from junctor.exchange import Exchange
+    from junctor.gateway import Gateway
+    from junctor.wire import Wire
+
+__all__ = ["AdminRoute", "App", "Endpoint"]
+
+_log = logging.getLogger("junctor.server")
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+_KEEP_ALIVE = b": keep-alive\n\n"
+
+
+class Endpoint:
+    """One operation of one wire at one path, as an ASGI application.
+
+    With `answer` the gateway answers by itself once `pre_route` has let the request pass.
+    """
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        wire: Wire,
+        operation: str,
+        *,
+        method: str = "POST",
+        answer: Callable[[Exchange], Response] | None = None,
+    ) -> None:
+        self._gateway = gateway
+        self._wire = wire
+        self._operation = operation
+        self._method = method
+        self._answer = answer
+        self._limits = gateway.settings.server
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        given = headers.get("x-request-id", "")
+        sender = _Sender(self._wire, send, given if _REQUEST_ID.fullmatch(given) else "")
+        try:
+            if scope["method"] != self._method:
+                raise _wrong_method(scope, self._method)
+            request = await self._request(scope, headers, receive)
+        except _Disconnected:
+            return
+        except GatewayError as error:
+            await sender.error(error)
+            return
+        exchange = self._gateway.exchange(request, id=sender.request_id)
+        sender.request_id = exchange.id
+        await self._run(exchange, receive, sender)
+
+    async def _request(self, scope: Scope, headers: Mapping[str, str], receive: Receive) -> Request:
+        if self._method == "GET":
+            return Request(self._wire, self._operation, dict(scope["path_params"]), headers=headers, path=scope["path"])
+        body = await _read_body(headers, receive, self._limits.max_body)
+        request = self._wire.parse(self._operation, body, headers, max_depth=self._limits.max_depth)
+        request.path = scope["path"]
+        return request
+
+    async def _run(self, exchange: Exchange, receive: Receive, sender: _Sender) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        exchange.cancel = task.cancel
+        watch = asyncio.create_task(_watch(exchange, receive))
+        try:
+            async with self._gateway.pipeline.exchange(exchange, self._answer) as response:
+                try:
+                    await sender.respond(exchange, response, self._limits.keep_alive_comment)
+                finally:
+                    exchange.cancel = None
+        except asyncio.CancelledError:
+            if not exchange.client_gone:
+                raise
+            task.uncancel()
+        except GatewayError as error:
+            await sender.error(error, exchange)
+        except Exception:  # a fault of ours, or of a server that is going down
+            _log.exception("request %s failed", exchange.id)
+            await sender.error(
+                GatewayError("the gateway failed; its log has the reason under this request's id"), exchange
+            )
+        finally:
+            exchange.cancel = None
+            watch.cancel()
+            with suppress(asyncio.CancelledError):
+                await watch
+
+
+class _Disconnected(Exception):
+    """The client hung up before its request was whole."""
+
+
+async def _watch(exchange: Exchange, receive: Receive) -> None:
+    """Wait for the client to hang up, and end the exchange then."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    if exchange.cancel is not None:
+        exchange.hang_up()
+
+
+async def _read_body(headers: Mapping[str, str], receive: Receive, limit: int) -> bytes:
+    if headers.get("content-encoding", "identity") != "identity":
+        raise GatewayError(
+            "compressed request bodies are not taken; send the body as it is",
+            status_code=415,
+            type="invalid_request_error",
+            code="unsupported_encoding",
+        )
+    declared = headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limit:
+        raise _too_large(limit)
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _Disconnected
+        part = message.get("body", b"")
+        size += len(part)
+        if size > limit:
+            raise _too_large(limit)
+        parts.append(part)
+        if not message.get("more_body", False):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _too_large(limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"the body is larger than {limit} bytes (server.max_body)", headers={"connection": "close"})
+
+
+def _wrong_method(scope: Scope, allowed: str) -> GatewayError:
+    return GatewayError(
+        f"{scope['method']} is not allowed here; use {allowed}",
+        status_code=405,
+        type="invalid_request_error",
+        code="method_not_allowed",
+        headers={"allow": allowed},
+    )
+
+
+class _Sender:
+    """Sends one answer, whatever it becomes: whole, in pieces, an error, an error in the middle of a stream."""
+
+    def __init__(self, wire: Wire, send: Send, request_id: str) -> None:
+        self._wire = wire
+        self._send = send
+        self._started = False
+        self.request_id = request_id
+
+    async def respond(self, exchange: Exchange, response: Response, comment: float | None) -> None:
+        if response.stream is None:
+            body = response.body
+            for transform in exchange.transforms:
+                body = transform.whole(body)
+            await self._whole(response.status, response.content_type, body, _headers(exchange, response))
+            return
+        headers = {"cache-control": "no-cache", "x-accel-buffering": "no", **_headers(exchange, response)}
+        await self._start(200, "text/event-stream; charset=utf-8", headers)
+        stream = aiter(response.stream) if comment is None else _with_comments(response, comment)
+        async for chunk in stream:
+            if not exchange.client_gone:
+                await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+        exchange.cancel = None
+        await self._send({"type": "http.response.body", "body": b""})
+
+    async def error(self, error: GatewayError, exchange: Exchange | None = None) -> None:
+        if exchange is not None and exchange.client_gone:
+            return
+        if self._started:
+            event = self._wire.stream_error(error)
+            await self._send({"type": "http.response.body", "body": event})
+            return
+        headers = dict(error.headers)
+        if error.retry_after is not None:
+            headers["retry-after"] = str(max(1, round(error.retry_after + 0.499)))
+            headers["retry-after-ms"] = str(max(1, round(error.retry_after * 1000)))
+        if exchange is not None:
+            headers = {**_headers(exchange, None), **headers}
+        await self._whole(error.status_code, "application/json", self._wire.error(error), headers)
+
+    async def _whole(self, status: int, content_type: str, body: bytes, headers: Mapping[str, str]) -> None:
+        await self._start(status, content_type, headers, length=len(body))
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def _start(
+        self, status: int, content_type: str, headers: Mapping[str, str], *, length: int | None = None
+    ) -> None:
+        raw = [(b"content-type", content_type.encode("latin-1"))]
+        if length is not None:
+            raw.append((b"content-length", b"%d" % length))
+        if self.request_id:
+            raw.append((b"x-request-id", self.request_id.encode("latin-1")))
+        raw += [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers.items()]
+        self._started = True
+        await self._send({"type": "http.response.start", "status": status, "headers": raw})
+
+
+async def _with_comments(response: Response, seconds: float) -> Any:
+    """The stream's chunks, and a comment after every so many seconds of silence."""
+    assert response.stream is not None
+    iterator = aiter(response.stream)
+    pending: asyncio.Task[bytes] | None = None
+    try:
+        while True:
+            pending = pending or asyncio.ensure_future(anext(iterator))
+            done, _ = await asyncio.wait({pending}, timeout=seconds)
+            if not done:
+                yield _KEEP_ALIVE
+                continue
+            task, pending = pending, None
+            try:
+                yield task.result()
+            except StopAsyncIteration:
+                return
+    finally:
+        if pending is not None:
+            pending.cancel()
+            with suppress(asyncio.CancelledError, StopAsyncIteration, GatewayError):
+                await pending
+
+
+def _headers(exchange: Exchange, response: Response | None) -> dict[str, str]:
+    headers = {"x-junctor-overhead-ms": f"{exchange.overhead * 1000:.2f}"}
+    attempts = exchange.attempts
+    if attempts:
+        headers["x-junctor-attempts"] = str(len(attempts))
+    if response is None:
+        return {**headers, **exchange.headers}
+    if response.target is not None:
+        headers["x-junctor-target"] = response.target.name
+        if response.stream is None and response.cached is None:
+            cost = exchange.cost
+            headers["x-junctor-cost"] = "unpriced" if cost is None else f"{cost.total / 1e9:.9f}"
+    return {**headers, **exchange.headers, **response.headers}
+
+
+class AdminRoute(Route):
+    """A path for the operator: `Authorization: Bearer` with the key of `admin.key`, compared in constant time."""
+
+
+class _Admin:
+    """Guards an admin path."""
+
+    def __init__(self, app: Any, key: str) -> None:
+        self._app = app
+        self._key = key.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = dict(scope["headers"])
+        scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
+        if scheme.lower() != b"bearer" or not hmac.compare_digest(token.strip(), self._key):
+            raise GatewayError(
+                "the admin key is missing or wrong",
+                status_code=401,
+                type="authentication_error",
+                code="invalid_admin_key",
+                headers={"www-authenticate": "Bearer"},
+            )
+        await self._app(scope, receive, send)
+
+
+class App:
+    """The application of one gateway. `ready` turns false when the server is going down; `running` counts requests."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.gateway = gateway
+        self.ready = True
+        self.running = 0
+        routes = [
+            self._route("/v1/chat/completions", "chat"),
+            self._route("/v1/embeddings", "embeddings"),
+            self._route("/v1/completions", "completions"),
+            Route("/v1/models", Endpoint(gateway, OPENAI, "models", method="GET", answer=self._models)),
+            Route("/v1/models/{id:path}", Endpoint(gateway, OPENAI, "models", method="GET", answer=self._models)),
+            Route("/health/live", _Health(lambda: True)),
+            Route("/health/ready", _Health(lambda: self.ready)),
+            *self._contributed(),
+        ]
+        self._router = Router(routes=routes, redirect_slashes=False, default=_no_such_path)
+
+    def _route(self, path: str, operation: str) -> Route:
+        return Route(path, Endpoint(self.gateway, OPENAI, operation))
+
+    def _contributed(self) -> list[Any]:
+        key = self.gateway.settings.admin.key
+        routes = []
+        for implementation in reversed(self.gateway.plugins.manager.hook.http_routes.get_hookimpls()):
+            for route in implementation.function():
+                if isinstance(route, AdminRoute):
+                    if key is None:
+                        continue
+                    route.app = _Admin(route.app, key.get_secret_value())
+                routes.append(route)
+        return routes
+
+    def _models(self, exchange: Exchange) -> Response:
+        allowed = exchange.client.models
+        names = [name for name in self.gateway.models if allowed is None or name in allowed]
+        wanted = exchange.request.body.get("id")
+        if wanted is None:
+            return Response(jsons.dumps({"object": "list", "data": [_model(name) for name in names]}))
+        if wanted not in names:
+            raise NotFound(f"the model '{wanted}' does not exist", code="model_not_found", param="model")
+        return Response(jsons.dumps(_model(wanted)))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            raise RuntimeError(f"{scope['type']} is not served here")
+        self.running += 1
+        started = False
+
+        async def noting_send(message: Any) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._router(scope, receive, noting_send)
+        except (GatewayError, HTTPException) as error:
+            if started:
+                raise
+            await _Sender(OPENAI, send, "").error(_as_gateway_error(error))
+        finally:
+            self.running -= 1
+
+
+def _as_gateway_error(error: GatewayError | HTTPException) -> GatewayError:
+    if isinstance(error, GatewayError):
+        return error
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "error")
+    return GatewayError(
+        error.detail, status_code=error.status_code, type="invalid_request_error", code=code, headers=error.headers
+    )
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "junctor"}
+
+
+class _Health:
+    """200 while the question is answered with yes, 503 afterwards."""
+
+    def __init__(self, healthy: Callable[[], bool]) -> None:
+        self._healthy = healthy
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        healthy = self._healthy()
+        body = b'{"status":"ok"}' if healthy else b'{"status":"shutting down"}'
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": 200 if healthy else 503, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+async def _no_such_path(scope: Scope, receive: Receive, send: Send) -> None:
+    raise NotFound(f"there is no path {scope['path']}", code="not_found")

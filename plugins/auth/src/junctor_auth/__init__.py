@@ -1,0 +1,1 @@
+"""Knows who calls: client keys, JWT, teams, keys that clients bring."""

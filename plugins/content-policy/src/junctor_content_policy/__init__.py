@@ -1,0 +1,1 @@
+"""Marks sensitive requests and decides what follows."""

@@ -1,0 +1,1 @@
+"""One live page: traffic, quotas, costs, targets, caches."""

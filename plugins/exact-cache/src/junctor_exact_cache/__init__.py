@@ -1,0 +1,1 @@
+"""Answers a request that was answered before."""

@@ -1,0 +1,1 @@
+"""Retries, falls back and breaks circuits."""

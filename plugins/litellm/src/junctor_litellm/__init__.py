@@ -1,0 +1,1 @@
+"""Calls any provider that litellm can speak to."""

@@ -1,0 +1,1 @@
+"""Chooses the target for each request."""
