@@ -11,7 +11,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-
 from junctor.errors import ErrorKind, ProviderError
 from junctor.http import HTTPClient, HTTPLimits, HTTPResponse
 
@@ -161,7 +160,7 @@ async def test_a_header_name_must_be_a_token_and_not_one_of_the_clients_own(name
     "url", ["ftp://h/", "h/x", "http:///x", "http://u:secret@h/", "http://h/a b", "http://h/a\r\nb", "http://h:99999/"]
 )
 async def test_a_url_that_is_not_one_is_refused_and_not_repeated(url: str) -> None:
-    with pytest.raises(ValueError) as caught:  # noqa: PT011 (the messages differ)
+    with pytest.raises(ValueError) as caught:
         await fetch(url)
     assert "secret" not in str(caught.value)
 
@@ -212,7 +211,8 @@ async def test_headers_are_lower_case_and_repeated_ones_joined(raw_server: RawSe
         CHUNKED + b"5;ext=1\r\nhello\r\n6\r\n world\r\n0\r\nx-trailer: 1\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nhello world",
         b"HTTP/1.0 200 OK\r\n\r\nhello world",
-        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 E\r\nlink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\nhello world",
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n"
+        b"HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\nhello world",
     ],
     ids=["length", "chunked", "close", "http/1.0", "1xx"],
 )
@@ -429,24 +429,6 @@ async def test_a_body_over_max_body_is_a_protocol_error(raw_server: RawServer, a
     error = await failure(await raw_server(answering(answer)), max_body=10)
     assert error.kind is ErrorKind.PROTOCOL
     assert "more than 10 bytes" in error.message
-
-
-async def test_a_body_over_the_limit_of_read_closes_the_connection(raw_server: RawServer) -> None:
-    closed = asyncio.Event()
-
-    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await read_request(reader)
-        writer.write(CHUNKED + b"b\r\nhello world\r\n")
-        with pytest.raises((OSError, EOFError)):
-            await reader.readexactly(1)
-        closed.set()
-
-    url = await raw_server(handler)
-    async with HTTPClient() as client:
-        response = await client.request("GET", url, max_body=None)
-        with pytest.raises(ProviderError, match="more than 10 bytes"):
-            await response.read(10)
-        await asyncio.wait_for(closed.wait(), 2)
 
 
 # Compressed bodies

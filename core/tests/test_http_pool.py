@@ -1,32 +1,23 @@
-"""Connections: reuse, limits, what is closed when, back-pressure, TLS."""
+"""Connections: reuse, limits, what is closed when, back-pressure."""
 
 from __future__ import annotations
 
 import asyncio
-import datetime
 import gc
-import ipaddress
 import os
 import re
 import socket
-import ssl
 import struct
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-
 from junctor.errors import ErrorKind, ProviderError
-from junctor.http import HTTPClient, HTTPLimits, HTTPResponse
+from junctor.http import HTTPClient, HTTPLimits
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.anyio
 
@@ -59,10 +50,7 @@ class Peer:
 
     async def gone(self) -> None:
         """Returns when the client's end is closed."""
-        with suppress(OSError):
-            while await self.reader.read(65536):
-                pass
-        self.server.gone.set()
+        await self.reader.read()
 
     def reset(self) -> None:
         """Close with a reset, not with an end of file."""
@@ -93,6 +81,7 @@ class RawServer:
             pass
         finally:
             self.open -= 1
+            self.gone.set()
             writer.transport.abort()
 
     async def end(self) -> None:
@@ -108,13 +97,12 @@ Start = Callable[..., Awaitable[RawServer]]
 async def raw_server() -> AsyncIterator[Start]:
     async with AsyncExitStack() as stack:
 
-        async def start(handler: Handler, *, context: ssl.SSLContext | None = None, port: int = 0) -> RawServer:
+        async def start(handler: Handler, *, port: int = 0) -> RawServer:
             server = RawServer(handler)
-            listener = await asyncio.start_server(server.run, "127.0.0.1", port, ssl=context)
+            listener = await asyncio.start_server(server.run, "127.0.0.1", port)
             await stack.enter_async_context(listener)
             stack.push_async_callback(server.end)
-            scheme = "https" if context else "http"
-            server.url = f"{scheme}://127.0.0.1:{listener.sockets[0].getsockname()[1]}/"
+            server.url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/"
             return server
 
         yield start
@@ -129,6 +117,12 @@ async def forever(peer: Peer) -> None:
 async def stuck(peer: Peer) -> None:
     """Begin an answer and never end it."""
     await peer.answer(CHUNKED + b"2\r\nab\r\n")
+    await peer.gone()
+
+
+async def silent(peer: Peer) -> None:
+    """Read a request and never answer it."""
+    await peer.request()
     await peer.gone()
 
 
@@ -223,11 +217,7 @@ async def test_an_answer_before_the_request_is_written_is_not_followed_by_anothe
 
 
 async def test_idle_connections_expire(raw_server: Start) -> None:
-    async def handler(peer: Peer) -> None:
-        await peer.answer()
-        await peer.gone()
-
-    server = await raw_server(handler)
+    server = await raw_server(forever)
     async with HTTPClient(HTTPLimits(idle_seconds=0.05)) as client:
         await fetch(client, server)
         assert not server.gone.is_set()
@@ -287,6 +277,7 @@ async def test_a_request_whose_write_failed_goes_once_more_over_a_fresh_connecti
     async def handler(peer: Peer) -> None:
         await peer.answer()
         await peer.gone()
+        peer.server.gone.set()
         await asyncio.sleep(10)  # the server's direction stays open: only a write can tell
 
     server = await raw_server(handler)
@@ -424,11 +415,7 @@ async def test_a_failed_connection_frees_its_place(raw_server: Start) -> None:
 
 
 async def test_cancelling_before_the_head_closes_the_socket(raw_server: Start) -> None:
-    async def handler(peer: Peer) -> None:
-        await peer.request()
-        await peer.gone()
-
-    server = await raw_server(handler)
+    server = await raw_server(silent)
     async with HTTPClient() as client:
         task = asyncio.ensure_future(fetch(client, server))
         await until(lambda: server.requests == 1)
@@ -469,11 +456,7 @@ async def test_an_answer_that_has_arrived_whole_need_not_be_read(raw_server: Sta
 
 
 async def test_leaving_the_client_ends_requests_and_those_who_wait(raw_server: Start) -> None:
-    async def handler(peer: Peer) -> None:
-        await peer.request()
-        await peer.gone()
-
-    server = await raw_server(handler)
+    server = await raw_server(silent)
     async with HTTPClient(HTTPLimits(max_connections_per_origin=1)) as client:
         tasks = [asyncio.ensure_future(fetch(client, server)) for _ in range(3)]
         await until(lambda: server.requests == 1)
@@ -484,16 +467,13 @@ async def test_leaving_the_client_ends_requests_and_those_who_wait(raw_server: S
         await fetch(client, server)
 
 
-async def test_cancelling_while_connecting_closes_the_socket(raw_server: Start) -> None:
-    async def handler(peer: Peer) -> None:
-        await peer.gone()  # never answers the client's TLS hello
-
-    server = await raw_server(handler)
-    server.url = server.url.replace("http:", "https:")
+async def test_a_body_over_the_limit_of_read_closes_the_socket(raw_server: Start) -> None:
+    server = await raw_server(stuck)
     async with HTTPClient() as client:
-        with pytest.raises(ProviderError) as caught:
-            await fetch(client, server, connect_timeout=0.1)
-        assert (caught.value.kind, caught.value.sent) == (ErrorKind.TIMEOUT, False)
+        response = await client.request("GET", server.url, max_body=None)
+        with pytest.raises(ProviderError, match="more than 1 bytes") as caught:
+            await response.read(1)
+        assert caught.value.kind is ErrorKind.PROTOCOL
         await asyncio.wait_for(server.gone.wait(), 2)
 
 
@@ -523,95 +503,3 @@ async def test_a_consumer_that_does_not_read_stops_the_server(raw_server: Start)
             await asyncio.sleep(0.05)
         assert written < 20_000_000  # what the kernel's buffers take, and one read
         assert sum([len(piece) async for piece in response]) == 50_000_000
-
-
-# TLS
-
-
-class Authority:
-    """A certificate authority for one test run."""
-
-    def __init__(self) -> None:
-        self.key = ec.generate_private_key(ec.SECP256R1())
-        self.certificate = self.sign(self.key, "Test Authority", issuer_key=self.key)
-
-    def sign(
-        self, key: ec.EllipticCurvePrivateKey, name: str, *, issuer_key: Any, host: Any = None
-    ) -> x509.Certificate:
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Test Authority")])
-        now = datetime.datetime.now(datetime.UTC)
-        day = datetime.timedelta(days=1)
-        builder = x509.CertificateBuilder(issuer, subject, key.public_key(), x509.random_serial_number())
-        builder = builder.not_valid_before(now - day).not_valid_after(now + day)
-        builder = builder.add_extension(x509.BasicConstraints(ca=host is None, path_length=None), critical=True)
-        if host is not None:
-            builder = builder.add_extension(x509.SubjectAlternativeName([host]), critical=False)
-        return builder.sign(issuer_key, hashes.SHA256())
-
-    def server(self, folder: Path, host: Any) -> ssl.SSLContext:
-        key = ec.generate_private_key(ec.SECP256R1())
-        pem = serialization.Encoding.PEM
-        text = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        text += self.sign(key, "server", issuer_key=self.key, host=host).public_bytes(pem)
-        (folder / "server.pem").write_bytes(text)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(folder / "server.pem")
-        context.set_alpn_protocols(["h2", "http/1.1"])
-        return context
-
-    def client(self) -> ssl.SSLContext:
-        text = self.certificate.public_bytes(serialization.Encoding.PEM).decode()
-        return ssl.create_default_context(cadata=text)
-
-
-@pytest.fixture(scope="module")
-def authority() -> Authority:
-    return Authority()
-
-
-LOOPBACK = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-
-
-async def test_tls_is_verified_and_speaks_http_1_1(raw_server: Start, authority: Authority, tmp_path: Path) -> None:
-    chosen: list[str | None] = []
-
-    async def handler(peer: Peer) -> None:
-        chosen.append(peer.writer.get_extra_info("ssl_object").selected_alpn_protocol())
-        await forever(peer)
-
-    server = await raw_server(handler, context=authority.server(tmp_path, LOOPBACK))
-    async with HTTPClient(ssl_context=authority.client()) as client:
-        assert [await fetch(client, server, body=b"x" * 300_000) for _ in range(3)] == [b"ok"] * 3
-    assert chosen == ["http/1.1"]
-
-
-async def test_tls_sends_the_name_of_the_host(raw_server: Start, authority: Authority, tmp_path: Path) -> None:
-    names: list[str | None] = []
-    context = authority.server(tmp_path, x509.DNSName("localhost"))
-    context.sni_callback = lambda _socket, name, _context: names.append(name)
-    server = await raw_server(forever, context=context)
-    server.url = server.url.replace("127.0.0.1", "localhost")
-    async with HTTPClient(ssl_context=authority.client()) as client:
-        assert await fetch(client, server) == b"ok"
-    assert names == ["localhost"]
-
-
-@pytest.mark.parametrize("trusted", [True, False], ids=["another host", "another authority"])
-async def test_a_certificate_that_does_not_fit_is_refused(
-    raw_server: Start, authority: Authority, tmp_path: Path, *, trusted: bool
-) -> None:
-    host = x509.DNSName("example.org") if trusted else LOOPBACK
-    server = await raw_server(forever, context=authority.server(tmp_path, host))
-    async with HTTPClient(ssl_context=authority.client() if trusted else None) as client:
-        with pytest.raises(ProviderError, match="TLS failed") as caught:
-            await fetch(client, server)
-    assert (caught.value.kind, caught.value.sent, server.requests) == (ErrorKind.CONNECTION, False, 0)
-
-
-async def test_giving_up_closes_a_tls_socket_at_once(raw_server: Start, authority: Authority, tmp_path: Path) -> None:
-    server = await raw_server(stuck, context=authority.server(tmp_path, LOOPBACK))
-    async with HTTPClient(ssl_context=authority.client()) as client:
-        response: HTTPResponse = await client.request("GET", server.url, max_body=None)
-        await response.aclose()
-        await asyncio.wait_for(server.gone.wait(), 2)

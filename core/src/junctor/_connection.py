@@ -1,8 +1,8 @@
-"""One HTTP/1.1 connection, and the pool of those to one origin. `junctor.http` is the public side.
+"""One HTTP/1.1 connection. `junctor.http` is the public side.
 
-The protocol object is its own parser's listener and does no more Python per read than the parser's callbacks need: pieces
-of a body go into a list by `list.append` itself, there is one future where somebody waits, and one timer a connection,
-which is not re-armed for each request but looks, when it fires, whether its deadline has moved.
+The protocol object is its own parser's listener and does no more Python per read than the parser's callbacks need:
+pieces of a body go into a list by `list.append` itself, there is one future where somebody waits, and one timer a
+connection: it is not re-armed for each request but looks, when it fires, whether its deadline has moved.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from __future__ import annotations
 import asyncio
 import select
 import socket
-import ssl
-from collections import deque
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import httptools
 
 from junctor.errors import ErrorKind, ProviderError
 
-__all__ = ["Connection", "HTTPLimits", "Origin", "Pool"]
+if TYPE_CHECKING:
+    from junctor._pool import Pool
+
+__all__ = ["Connection", "HTTPLimits", "Origin"]
 
 _PARSER_ERRORS = (httptools.HttpParserError, httptools.HttpParserUpgrade)
 
@@ -62,39 +62,6 @@ class Connection(asyncio.Protocol):
     `send`, then `wait` until the head is there, then `take` and `wait` in turn until `complete`, then `finish`.
     `error` says why there will be no more.
     """
-
-    __slots__ = (
-        "_bodiless",
-        "_deadline",
-        "_expecting",
-        "_interim",
-        "_keep",
-        "_limits",
-        "_loop",
-        "_origin",
-        "_parser",
-        "_paused",
-        "_poll",
-        "_read_timeout",
-        "_timer",
-        "_timer_at",
-        "_transport",
-        "_unread",
-        "_until_eof",
-        "_waiter",
-        "closed",
-        "complete",
-        "error",
-        "head_done",
-        "headers",
-        "lost",
-        "on_body",
-        "pieces",
-        "pool",
-        "resting",
-        "reused",
-        "status",
-    )
 
     def __init__(self, pool: Pool, loop: asyncio.AbstractEventLoop) -> None:
         self.pool: Pool | None = pool
@@ -359,154 +326,3 @@ class Connection(asyncio.Protocol):
         elif not self.complete:
             self.complete = True
             self._keep = self._parser.should_keep_alive()
-
-
-class Pool:
-    """The connections to one origin: a stack of idle ones, a limit, and a fair line of those who wait."""
-
-    def __init__(self, origin: Origin, limits: HTTPLimits, *, context: ssl.SSLContext | None) -> None:
-        self.origin = origin
-        self.limits = limits
-        self.closed = False
-        self.connections: set[Connection] = set()
-        self._opening = 0
-        self._context = context
-        self._idle: list[Connection] = []
-        self._waiting: deque[asyncio.Future[Connection | None]] = deque()
-
-    @property
-    def empty(self) -> bool:
-        """Nothing is open, is being opened or waits."""
-        return not (self.connections or self._opening or self._waiting)
-
-    def idle(self) -> Connection | None:
-        """The connection used last, alive as far as anybody can know, or None."""
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.wake():
-                return connection
-        return None
-
-    async def acquire(self, timeout: float) -> Connection:
-        """An idle connection, or a new one, or the next that somebody gives back; `timeout` seconds for it all."""
-        try:
-            async with asyncio.timeout(timeout):
-                while True:
-                    connection = self.idle()
-                    if connection is not None:
-                        return connection
-                    if len(self.connections) + self._opening < self.limits.max_connections_per_origin:
-                        return await self._open()
-                    connection = await self._wait()
-                    if connection is None:
-                        self._opening -= 1  # kept for us by `_slot_is_free`
-                        return await self._open()
-                    if connection.wake():
-                        return connection
-        except TimeoutError:
-            what = f"no connection within {timeout:g} s"
-            raise self.origin.error(ErrorKind.TIMEOUT, what, sent=False) from None
-
-    async def replace(self, dead: Connection, timeout: float) -> Connection:
-        """A new connection in the place of one that turned out to be closed; it does not wait in the line."""
-        dead.pool = None
-        self.connections.discard(dead)
-        try:
-            async with asyncio.timeout(timeout):
-                return await self._open()
-        except TimeoutError:
-            what = f"no connection within {timeout:g} s"
-            raise self.origin.error(ErrorKind.TIMEOUT, what, sent=False) from None
-
-    async def _wait(self) -> Connection | None:
-        if len(self._waiting) >= self.limits.max_waiting_per_origin:
-            what = f"{len(self._waiting)} requests wait for a connection already"
-            raise self.origin.error(ErrorKind.CONNECTION, what, sent=False)
-        waiter: asyncio.Future[Connection | None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(waiter)
-        try:
-            return await waiter
-        except asyncio.CancelledError:
-            if waiter.cancelled():
-                with suppress(ValueError):  # who frees a connection may have met it first
-                    self._waiting.remove(waiter)
-            elif (given := waiter.result()) is not None:
-                self.release(given)
-            else:
-                self._opening -= 1
-                self._slot_is_free()
-            raise
-
-    async def _open(self) -> Connection:
-        loop = asyncio.get_running_loop()
-        origin = self.origin
-        self._opening += 1
-        connection = None
-        try:
-            if self.closed:
-                raise origin.error(ErrorKind.CONNECTION, "the client is closed", sent=False)
-            _, connection = await loop.create_connection(
-                lambda: Connection(self, loop),
-                origin.host,
-                origin.port,
-                ssl=self._context,
-                server_hostname=origin.host if self._context else None,
-            )
-        except (OSError, UnicodeError) as exc:
-            kind = ErrorKind.TIMEOUT if isinstance(exc, TimeoutError) else ErrorKind.CONNECTION
-            what = "TLS failed" if isinstance(exc, ssl.SSLError) else "cannot connect"
-            raise origin.error(kind, f"{what}: {exc}", sent=False) from exc
-        finally:
-            self._opening -= 1
-            if connection is None or connection.lost.done():
-                self._slot_is_free()
-            else:
-                self.connections.add(connection)
-        if self.closed:
-            connection.abort("the client is closed")
-        return connection
-
-    def release(self, connection: Connection) -> None:
-        """Hand the connection to the first in the line, or keep it, or close it if enough lie idle."""
-        while self._waiting:
-            waiter = self._waiting.popleft()
-            if not waiter.done():
-                waiter.set_result(connection)
-                return
-        if connection.closed:
-            return
-        if len(self._idle) < self.limits.max_idle_per_origin and not self.closed:
-            self._idle.append(connection)
-            connection.rest()
-        else:
-            connection.abort("enough lie idle")
-
-    def forget(self, connection: Connection) -> None:
-        """The connection is gone; its place is free."""
-        if connection.resting and connection in self._idle:
-            self._idle.remove(connection)
-        if connection in self.connections:
-            self.connections.discard(connection)
-            self._slot_is_free()
-
-    def _slot_is_free(self) -> None:
-        while self._waiting:
-            waiter = self._waiting.popleft()
-            if not waiter.done():
-                self._opening += 1
-                waiter.set_result(None)
-                return
-
-    async def aclose(self) -> None:
-        """Close every connection and wait until the sockets are closed."""
-        self.closed = True
-        while self._waiting:
-            waiter = self._waiting.popleft()
-            if not waiter.done():
-                self._opening += 1
-                waiter.set_result(None)
-        connections = list(self.connections)
-        for connection in connections:
-            connection.abort("the client is closed")
-        if connections:
-            await asyncio.wait([connection.lost for connection in connections])

@@ -5,14 +5,15 @@
         async for piece in response:
             ...
 
-It follows no redirects, reads no environment, keeps no cookies. Why not httpx or aiohttp: most of their time per request
-is generality that a gateway does not use; `benchmarks/` measures it.
+It follows no redirects, reads no environment, keeps no cookies. Why not httpx or aiohttp: most of their time per
+request is generality that a gateway does not use.
 
-**When a request is sent again.** Never once a single byte of it may have left: a completion costs money, and nobody can
-know that a provider which fell silent has not begun it. Before a pooled connection is used, the kernel is asked whether
-anything is pending on it (the peer's end of file, a reset, unasked data); if so it is discarded and another one used. If
-the first write on a *reused* connection fails, so that the kernel has taken nothing, the request goes once more, over a
-fresh connection. Anything later is a `ProviderError` with `sent=True`, and whether to repeat is `on_error`'s decision.
+**When a request is sent again.** Never once a single byte of it may have left: a completion costs money, and nobody
+can know that a provider which fell silent has not begun it. Before a pooled connection is used, the kernel is asked
+whether anything is pending on it (the peer's end of file, a reset, unasked data); if so it is discarded and another
+one used. If the first write on a *reused* connection fails, so that the kernel has taken nothing, the request goes
+once more, over a fresh connection. Anything later is a `ProviderError` with `sent=True`, and whether to repeat it is
+`on_error`'s decision.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple, Self
 from urllib.parse import urlsplit
 
-from junctor._connection import Connection, HTTPLimits, Origin, Pool
+from junctor._connection import Connection, HTTPLimits, Origin
+from junctor._pool import Pool
 from junctor.errors import ErrorKind
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ class _Prepared(NamedTuple):
 class HTTPResponse:
     """An answer whose head has arrived. Its body is read once: by `read`, or as an asynchronous iterator.
 
-    Read it to its end or call `aclose`; a response that is dropped half-read closes its connection when it is collected.
+    Read it to its end or call `aclose`; one that is dropped half-read closes its connection when it is collected.
     `headers` has lower-case names and joins repeated ones with ", ". A gzip or deflate body arrives decompressed, and
     `headers` then has no `content-encoding` and no `content-length`.
     """
@@ -178,6 +180,8 @@ class HTTPResponse:
                 decoder.feed(raw)
         except zlib.error as exc:
             raise self._fail(f"a broken {decoder.name} body: {exc}") from exc
+        if len(piece) == _PIECE:
+            await asyncio.sleep(0)  # there may be a thousand times as much in what has arrived: let others run
         return piece
 
     def _decode(self, headers: dict[str, str]) -> None:
@@ -307,9 +311,9 @@ class HTTPClient:
     ) -> HTTPResponse:
         """Send a request; returns when the head of the answer has arrived.
 
-        `connect_timeout` (seconds) covers waiting for a place in the pool, the connection and TLS; `read_timeout` the head
-        and every wait for more of the body. `max_body` bounds the body in bytes, compressed and decompressed; None is
-        for streams whose consumer counts. `headers` as a *tuple* are checked and encoded once and remembered: pass one
+        `connect_timeout` (seconds) covers waiting for a place in the pool, the connection and TLS; `read_timeout` the
+        head and every wait for more of the body. `max_body` bounds the body, decompressed, in bytes; None is for
+        streams whose consumer counts. `headers` as a *tuple* are checked and encoded once and remembered: pass one
         where the same ones are sent again, and a list where every request has its own.
 
         Raises `ProviderError` (connection, timeout, protocol) and `ValueError` for what cannot be a request.
@@ -319,10 +323,8 @@ class HTTPClient:
         else:
             prepared = _prepare(method, url, tuple(headers))
         origin, head, bodiless, needs_length = prepared
-        if body or needs_length:
-            data = b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body)
-        else:
-            data = head + b"\r\n"
+        length = b"content-length: %d\r\n" % len(body) if body or needs_length else b""
+        data = b"%b%b\r\n%b" % (head, length, body)
         pool = self._pools.get(origin) or self._pool(origin)
         connection = pool.idle() or await pool.acquire(connect_timeout)
         if not connection.send(data, bodiless=bodiless, read_timeout=read_timeout):
