@@ -57,6 +57,7 @@ class OpenAIUpstream:
             body=_body(request, target),
             connect_timeout=target.timeouts.connect,
             read_timeout=target.timeouts.total,
+            max_body=None,  # a stream has no size; what is read whole has its own limit
         )
         if answer.status != 200:
             raise await _failure(answer)
