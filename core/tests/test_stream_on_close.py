@@ -4,7 +4,6 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
-
 from junctor.stream import Stream
 from junctor.wire import OpenAIReader
 

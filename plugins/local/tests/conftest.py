@@ -5,7 +5,6 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-
 from junctor.assets import fetch
 from junctor.errors import AssetError
 from junctor.testing import require
@@ -39,7 +38,7 @@ def run(gateway: Callable[..., Any], model_file: Path) -> Run:
     async def run(*plugins: object, targets: dict[str, str] | None = None, **settings: Any) -> AsyncIterator[Harness]:
         named = {"test": "local/smollm2"} if targets is None else targets
         models = [{"name": name, "targets": [{"target": target}]} for name, target in named.items()]
-        config = json.dumps({"models": models, "plugins": [{"local": settings}]})
+        config = json.dumps({"models": models, "plugins": [{"local": {"threads": 1, **settings}}]})
         async with gateway(*plugins, config=config) as harness:
             yield harness
 

@@ -7,7 +7,6 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-
 from junctor import config as configuration
 from junctor.gateway import Gateway
 from junctor.testing import Harness, Recorder
@@ -23,7 +22,7 @@ pytestmark = pytest.mark.anyio
 
 CONFIG = """
 models: [{name: test, targets: [{target: local/smollm2}]}]
-plugins: [{local: {context: 2048, parallel: 2, preload: true}}]
+plugins: [{local: {context: 2048, parallel: 2, threads: 1, preload: true}}]
 """
 WEATHER = {
     "type": "function",
@@ -128,9 +127,7 @@ async def test_refuses_a_choice_of_a_function_that_is_not_there(shared: Harness)
 
 
 async def test_streams_the_arguments_of_a_call(shared: Harness) -> None:
-    answer = await shared.chat(
-        "Weather in Paris?", tools=[WEATHER], tool_choice="required", stream=True, temperature=0
-    )
+    answer = await shared.chat("Weather in Paris?", tools=[WEATHER], tool_choice="required", stream=True, temperature=0)
     choices = [event["choices"][0] for event in answer.events[:-1] if event["choices"]]
     calls = [call for choice in choices for call in choice["delta"].get("tool_calls", [])]
     assert calls[0]["function"]["name"] == "get_weather"
@@ -140,9 +137,24 @@ async def test_streams_the_arguments_of_a_call(shared: Harness) -> None:
     assert choices[-1]["finish_reason"] == "tool_calls"
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": "all"},
+        {"tools": [1]},
+        {"tools": [{}], "tool_choice": "required"},
+        {"tools": [WEATHER], "tool_choice": {"function": "get_weather"}},
+    ],
+)
+async def test_tools_that_make_no_sense_are_the_client_s_fault(shared: Harness, fields: dict[str, Any]) -> None:
+    answer = await shared.chat(**fields, max_tokens=5)
+    assert answer.status == 400
+    assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
 @pytest.mark.parametrize("choice", [None, "auto", "none"])
 async def test_answers_with_words_where_a_call_is_not_demanded(shared: Harness, choice: str | None) -> None:
-    fields = {} if choice is None else {"tool_choice": choice}
+    fields: dict[str, Any] = {} if choice is None else {"tool_choice": choice}
     answer = await shared.chat("Weather in Paris?", tools=[WEATHER], max_tokens=10, **fields)
     assert answer.status == 200
     assert answer.text

@@ -16,8 +16,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
-
 from junctor.errors import ConfigError
+from junctor_local import server
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -132,8 +132,8 @@ def test_ends_when_its_parent_is_killed(model_file: Path, when: str) -> None:
         from pathlib import Path
         from junctor_local.engine import Engine, Options
         async def main():
-            options = Options(parallel=1, queue=1, context=512, max_tokens=9, threads=1, embeddings=False, pooling="", template="",
-                              start_timeout=60, health_interval=10)
+            options = Options(parallel=1, queue=1, context=512, max_tokens=9, threads=1, embeddings=False, pooling="",
+                              template="", start_timeout=60, health_interval=10)
             engine = Engine("m", lambda: Path({str(model_file)!r}), options)
             starting = asyncio.create_task(engine.address())
             while engine.pid is None: await asyncio.sleep(0.01)
@@ -201,6 +201,13 @@ async def test_a_file_that_is_no_model_is_told_and_tried_again_more_and_more_slo
         assert 2 <= engine(harness, "no").starts <= 3
 
 
+async def test_a_preload_that_fails_ends_the_start(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "no.gguf").write_bytes(b"this is no model")
+    models = {"no": {"path": str(tmp_path / "no.gguf")}}
+    told = await problems(run, targets={"test": "local/no"}, models=models, preload=True)
+    assert "preload: local/no is not running" in told
+
+
 async def test_without_its_file_the_target_is_unavailable_and_tells_the_remedy(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,11 +256,10 @@ async def test_names_the_files_that_the_configuration_needs(run: Run, model_file
 
 
 def test_the_server_reports_what_it_cannot_load(tmp_path: Path) -> None:
-    from junctor_local.engine import _SERVER
-
     options = {"parent": os.getpid(), "model": str(tmp_path / "none.gguf"), "name": "m", "api_key": "k", "parallel": 1}
     options |= {"context": 512, "max_tokens": 9, "threads": 1, "embeddings": False, "pooling": "", "template": ""}
     line = json.dumps(options) + "\n"
-    done = subprocess.run([sys.executable, _SERVER], input=line, capture_output=True, text=True, check=False, timeout=30)
-    assert done.returncode != 0
-    assert "error" in json.loads(done.stdout) or done.stderr
+    command = [sys.executable, server.__file__]
+    done = subprocess.run(command, input=line, capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == 1
+    assert "error" in json.loads(done.stdout)

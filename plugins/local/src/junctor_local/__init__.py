@@ -1,9 +1,9 @@
 """Answers from a model on this machine: a target `local/<model>` needs no key and no network.
 
 Every worker of the gateway has an engine of its own for each model it is asked for. The model's file is mapped, so the
-system holds it once, whatever the number of engines; what each has for itself is its context. Sharing one engine would
-need an election, a port file and a take-over when its owner is killed, for a model that fills this machine's cores with
-two requests. For a large model use one worker, or run an engine by hand and reach it through `relay`.
+system holds it once, whatever the number of engines; each has its context for itself (217 of the small model's 330 MB).
+Sharing one engine would need an election, a port file and a take-over when its owner is killed, for what two requests
+keep busy anyway. For a large model use one worker, or run an engine by hand and reach it through `relay`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from difflib import get_close_matches
 from pathlib import Path  # noqa: TC003 (pydantic reads it)
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import Field
-
 from junctor import (
     BadRequest,
+    ConfigError,
     Duration,
     ErrorKind,
     PluginSettings,
@@ -31,6 +30,8 @@ from junctor import (
 from junctor.assets import locate
 from junctor.errors import AssetError
 from junctor.upstream import OpenAIUpstream
+from pydantic import Field
+
 from junctor_local.catalogue import CATALOGUE
 from junctor_local.engine import Engine, Options
 
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Local", "LocalModelSettings", "LocalSettings"]
 
+_NOT_BROKEN = ("not support", "Failed to parse")
 _REMEDY = 'xllamacpp, which runs it, is not installed; `pip install "junctor-local"` or `pip install ".[local]"`'
 
 
@@ -62,7 +64,7 @@ class LocalModelSettings(Section):
 class LocalSettings(PluginSettings):
     """The section `local`."""
 
-    models: Annotated[dict[str, LocalModelSettings], Field(description="By the name after `local/`.")] = {}
+    models: dict[str, LocalModelSettings] = Field(default_factory=dict, description="By the name after `local/`.")
     preload: Annotated[bool, Field(description="Load at start, not with the first request.")] = False
     context: Annotated[int, Field(ge=256, description="Tokens for one request, prompt and answer.")] = 4096
     max_tokens: Annotated[int, Field(ge=1, description="Longest answer if the client names no limit.")] = 1024
@@ -91,9 +93,15 @@ class Local:
         for name in self._wanted:
             engine = self.engines[name] = self._engine(name)
             self._stack.push_async_callback(engine.aclose)
-        if self._settings.preload:
-            for engine in self.engines.values():
+        try:
+            for engine in self.engines.values() if self._settings.preload else ():
                 await engine.address()
+        except TargetUnavailable as error:
+            await self._stack.aclose()
+            raise ConfigError(f"plugin 'local': preload: {error.message}") from error
+        except BaseException:
+            await self._stack.aclose()
+            raise
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -156,7 +164,7 @@ class Local:
             try:
                 return await upstream.call(exchange, target)
             except ProviderError as error:
-                # The engine closes idle connections after 5 s. A request that crosses with that costs nothing to repeat.
+                # The engine closes idle connections after 5 s; a request that crosses with that costs nothing twice.
                 if error.kind is not ErrorKind.CONNECTION:
                     raise
                 return await upstream.call(exchange, target)
@@ -212,21 +220,29 @@ class Local:
 
 def _with_forced_tools(body: Mapping[str, Any], *, limited: bool) -> dict[str, Any]:
     """The engine knows no choice of one function by name. A limited model calls a function only when it must."""
-    body, choice = dict(body), body.get("tool_choice", "auto")
+    body, tools, choice = dict(body), body["tools"], body.get("tool_choice", "auto")
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise BadRequest("'tools' must be an array of objects", param="tools", code="invalid_type")
     if isinstance(choice, dict):
-        name = (choice.get("function") or {}).get("name")
-        body["tools"] = [tool for tool in body["tools"] if (tool.get("function") or {}).get("name") == name]
+        name = _name(choice)
+        body["tools"] = [tool for tool in tools if _name(tool) == name]
         if not body["tools"]:
             raise BadRequest(f"'tool_choice' names a function that is not in 'tools': {name!r}", param="tool_choice")
         body["tool_choice"] = choice = "required"
     if limited and choice == "required":
         body["parallel_tool_calls"] = False  # it would call and call
     elif limited:
-        tools = body.pop("tools")
+        del body["tools"]
         body.pop("tool_choice", None)
-        functions = tools if choice == "auto" else []
-        body["chat_template_kwargs"] = {**(body.get("chat_template_kwargs") or {}), "functions": functions}
+        given = body.get("chat_template_kwargs")
+        functions = {"functions": tools if choice == "auto" else []}
+        body["chat_template_kwargs"] = {**given, **functions} if isinstance(given, dict) else functions
     return body
+
+
+def _name(tool: dict[str, Any]) -> object:
+    function = tool.get("function")
+    return function.get("name") if isinstance(function, dict) else None
 
 
 def _refusal(message: str, *, param: str, code: str) -> ProviderError:
@@ -234,7 +250,7 @@ def _refusal(message: str, *, param: str, code: str) -> ProviderError:
 
 
 def _explained(error: ProviderError) -> ProviderError:
-    """The engine answers what its model cannot do with 500 or 501, as if it were broken."""
-    if error.provider_status in (500, 501) and "not support" in error.message:
+    """The engine answers what it cannot read or its model cannot do with 500 or 501, as if it were broken."""
+    if error.provider_status in (500, 501) and any(words in error.message for words in _NOT_BROKEN):
         return ProviderError(error.message, kind=ErrorKind.BAD_REQUEST, provider_status=error.provider_status)
     return error

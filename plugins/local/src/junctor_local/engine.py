@@ -27,7 +27,6 @@ _SERVER = Path(__file__).with_name("server.py")
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # seconds before a restart
 _STABLE = 60.0  # seconds of life after which a death is the first one again
 _STRIKES = 3  # health checks in a row that fail before the process is ended
-_GRACE = 2.0  # seconds to end by itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +45,7 @@ class Options:
     health_interval: float
 
 
-class _Died(Exception):
+class _DeadError(Exception):
     """The process is gone, or never came; the message says why."""
 
 
@@ -65,6 +64,7 @@ class Engine:
         self._places = asyncio.Semaphore(options.parallel)
         self._waiting = 0
         self._supervisor: asyncio.Task[None] | None = None
+        self._closed = False
         self._up: asyncio.Future[str] | None = None  # resolves to the address; replaced with every start
         self._restart_at: float | None = None
         self._reason = ""
@@ -102,6 +102,8 @@ class Engine:
 
     async def address(self) -> str:
         """The base address up to and with `/v1`; the first to ask starts the process, all wait until it is loaded."""
+        if self._closed:
+            raise TargetUnavailable(f"local/{self.name} is being stopped")
         if self._supervisor is None:
             self._up = asyncio.get_running_loop().create_future()
             self._supervisor = asyncio.create_task(self._supervise(), name=f"local/{self.name}")
@@ -112,6 +114,7 @@ class Engine:
 
     async def aclose(self) -> None:
         """End the process and everything that watches it."""
+        self._closed = True
         supervisor, self._supervisor = self._supervisor, None
         if supervisor is not None:
             supervisor.cancel()
@@ -151,7 +154,7 @@ class Engine:
             if self._up is not None:
                 self._up.set_result(f"http://127.0.0.1:{port}/v1")
             await self._watch(process, port)
-        except (_Died, TargetUnavailable, OSError) as error:
+        except (_DeadError, TargetUnavailable, OSError, ValueError) as error:  # ValueError: it does not speak JSON
             return str(error)
         finally:
             if self._process is not None:
@@ -174,15 +177,15 @@ class Engine:
 
     async def _greet(self, process: Process) -> int:
         """Wait until the model is loaded; return the port."""
-        assert process.stdout is not None  # noqa: S101 (a pipe was asked for)
+        assert process.stdout is not None  # a pipe was asked for
         try:
             async with asyncio.timeout(self._options.start_timeout):
                 line = await process.stdout.readline()
         except TimeoutError:
-            raise _Died(f"not loaded within {self._options.start_timeout:g} s") from None
+            raise _DeadError(f"not loaded within {self._options.start_timeout:g} s") from None
         answer = json.loads(line) if line else {"error": f"ended at start ({await self._last_words(process)})"}
         if "port" not in answer:
-            raise _Died(answer["error"])
+            raise _DeadError(answer["error"])
         return int(answer["port"])
 
     async def _watch(self, process: Process, port: int) -> None:
@@ -192,9 +195,9 @@ class Engine:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._options.health_interval):
                     await process.wait()
-                raise _Died(await self._last_words(process))
+                raise _DeadError(await self._last_words(process))
             strikes = 0 if await _healthy(port, self._options.health_interval) else strikes + 1
-        raise _Died(f"{strikes} health checks in a row had no answer")
+        raise _DeadError(f"{strikes} health checks in a row had no answer")
 
     async def _last_words(self, process: Process) -> str:
         code = await process.wait()
@@ -202,7 +205,7 @@ class Engine:
         return "; ".join([f"exit status {code}", *self._said])
 
     async def _listen(self, process: Process) -> None:
-        assert process.stderr is not None  # noqa: S101 (a pipe was asked for)
+        assert process.stderr is not None  # a pipe was asked for
         while line := await _line(process.stderr):
             if text := line.decode(errors="replace").strip():
                 self._said.append(text[:300])
@@ -216,10 +219,10 @@ async def _line(reader: asyncio.StreamReader) -> bytes:
         return b"(a line too long to show)\n"
 
 
-async def _healthy(port: int, timeout: float) -> bool:
+async def _healthy(port: int, seconds: float) -> bool:
     """Ask `/health` over a connection of its own, so that a full pool cannot make a healthy process look ill."""
     try:
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(seconds):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             try:
                 writer.write(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
@@ -231,11 +234,8 @@ async def _healthy(port: int, timeout: float) -> bool:
 
 
 async def _end(process: Process) -> None:
-    if process.stdin is not None:
-        process.stdin.close()
-    try:
-        async with asyncio.timeout(_GRACE):
-            await process.wait()
-    except TimeoutError:
-        process.kill()
-        await process.wait()
+    """At once: the process keeps nothing that could be lost."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+    await process.wait()

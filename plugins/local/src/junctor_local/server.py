@@ -1,12 +1,13 @@
 """The child process: llama.cpp's own HTTP server on a free port of 127.0.0.1, until standard input ends.
 
-It is run as a file, not as a module of the package, so that it imports xllamacpp and nothing of Junctor. One line of JSON
-comes in on standard input (`Engine` writes it), one goes out on standard output: the port, or what went wrong.
+It is run as a file, not as a module of the package, so that it imports xllamacpp and nothing of Junctor. One line of
+JSON comes in on standard input (`Engine` writes it), one goes out on standard output: the port, or what went wrong.
 """
 
 from __future__ import annotations
 
 import ctypes
+import importlib
 import json
 import os
 import signal
@@ -36,7 +37,7 @@ def main() -> int:
 
 
 def _die_with(parent: int) -> None:
-    """Have the kernel end us with the parent: loading a model holds the interpreter, so nobody here would read stdin."""
+    """Have the kernel end us with the parent: while a model loads, nobody here can see that stdin has ended."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it died before we asked
@@ -44,8 +45,7 @@ def _die_with(parent: int) -> None:
 
 
 def _serve(options: dict[str, Any]) -> Any:
-    import xllamacpp  # noqa: PLC0415 (an import error is an answer, too)
-
+    xllamacpp = importlib.import_module("xllamacpp")  # here, because an import error is an answer, too
     params = xllamacpp.CommonParams()
     params.model.path = options["model"]
     params.model_alias = {options["name"]}
