@@ -31,9 +31,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     return "asyncio", {"use_uvloop": request.param}
 
 
-class Peer:
-    """The server's end of one connection."""
-
+class Peer:  # the server's end of one connection
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, server: RawServer) -> None:
         self.reader, self.writer, self.server = reader, writer, server
 
@@ -49,7 +47,6 @@ class Peer:
         await self.writer.drain()
 
     async def gone(self) -> None:
-        """Returns when the client's end is closed."""
         await self.reader.read()
 
     def reset(self) -> None:
@@ -109,19 +106,16 @@ async def raw_server() -> AsyncIterator[Start]:
 
 
 async def forever(peer: Peer) -> None:
-    """Answer every request."""
     while True:
         await peer.answer()
 
 
 async def stuck(peer: Peer) -> None:
-    """Begin an answer and never end it."""
     await peer.answer(CHUNKED + b"2\r\nab\r\n")
     await peer.gone()
 
 
 async def silent(peer: Peer) -> None:
-    """Read a request and never answer it."""
     await peer.request()
     await peer.gone()
 

@@ -101,7 +101,8 @@ class Connection(asyncio.Protocol):
 
         `bodiless` says that the answer has no body whatever its headers say (HEAD); `read_timeout` is in seconds.
         """
-        if self.closed:
+        if self._transport.is_closing():  # the loop may have closed it and not yet said so
+            self.abort("closed before the request was written")
             return False
         if self.reused:
             self._reset()
@@ -133,7 +134,7 @@ class Connection(asyncio.Protocol):
         self._unread = 0
         if self._paused:
             self._paused = False
-            if not self.closed:
+            if not self._transport.is_closing():
                 self._transport.resume_reading()
         return data
 
