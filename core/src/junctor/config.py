@@ -21,9 +21,8 @@ from junctor.settings import ModelSettings, Settings, TargetSettings
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["DEFAULT_FILE", "Config", "parse", "read"]
+__all__ = ["Config", "default_file", "parse", "read"]
 
-DEFAULT_FILE = "config.example.yaml"
 _MAX_SIZE = 4 * 1024 * 1024
 _MAX_ALIASES = 1000
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -31,16 +30,22 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """A configuration that is valid as far as can be told without building the plugins."""
+    """The file as typed values. `problems` is what was wrong with it so far; `Gateway` adds its own and refuses all."""
 
     file: str
     settings: Settings
     sections: Sequence[Section]
     models: Mapping[str, Model]
+    problems: Sequence[str] = ()
+
+
+def default_file() -> str:
+    """What is read when no file is named: `config.yaml` if it is there, else the example."""
+    return "config.yaml" if Path("config.yaml").exists() else "config.example.yaml"
 
 
 def read(file: str | Path) -> Config:
-    """Read a file; raises `ConfigError` with every problem found."""
+    """Read a file; raises `ConfigError` if it cannot be read as a configuration at all."""
     path = Path(file)
     try:
         if path.stat().st_size > _MAX_SIZE:
@@ -60,9 +65,10 @@ def parse(text: str, *, file: str = "config", environ: Mapping[str, str] | None 
     settings = _settings(tree, problems)
     sections = read_sections(settings.plugins if settings else _entries(tree), problems)
     models = _models(settings, problems) if settings else {}
-    if problems or settings is None:
-        raise ConfigError([f"{file}: {problem}" for problem in problems])
-    return Config(file, settings, sections, models)
+    problems = [f"{file}: {problem}" for problem in problems]
+    if settings is None:
+        raise ConfigError(problems)
+    return Config(file, settings, sections, models, problems)
 
 
 def _entries(tree: dict[str, Any]) -> list[Any]:

@@ -51,7 +51,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds. `first_byte` runs until the first chunk; `between_chunks` is silence in a stream; `total` is the exchange."""
+    """Seconds. `first_byte` lasts until the first chunk, `between_chunks` is silence in a stream, `total` is all."""
 
     connect: float = 10.0
     first_byte: float = 120.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from junctor import prices
 from junctor.errors import ConfigError
@@ -20,8 +20,9 @@ from junctor.state import open_state
 from junctor.wire import OPENAI
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
+    from junctor.assets import Asset
     from junctor.config import Config
     from junctor.exchange import Model, Target
     from junctor.plugins import Section
@@ -42,16 +43,17 @@ class FileOrder:
 class Gateway:
     """What plugins are given, and what the server serves. An async context manager: enter it to open everything.
 
-    Building it opens nothing and raises `ConfigError` with every problem found. `models` by name; `state` for
+    Building it opens nothing and raises `ConfigError` with every problem found. `previous` is the gateway that this one
+    replaces at a reload. `models` by name; `state` for
     coordination between workers and replicas; `http` is the one client for the outside world.
     """
 
-    def __init__(self, config: Config, *, extra: Sequence[Section] = ()) -> None:
+    def __init__(self, config: Config, *, extra: Sequence[Section] = (), previous: Gateway | None = None) -> None:
         self.config = config
         self.settings: Settings = config.settings
         self.models: Mapping[str, Model] = config.models
         problems: list[str] = []
-        self.state: State = open_state(self.settings.state)
+        self.state: State = self._shared_state(previous)
         self.http = HTTPClient()
         self.plugins = Plugins()
         built = load([*config.sections, *extra], self, problems)
@@ -61,8 +63,9 @@ class Gateway:
             problems += error.problems
         else:
             problems += self._checks()
+        problems = [*config.problems, *(f"{config.file}: {problem}" for problem in problems)]
         if problems:
-            raise ConfigError([f"{config.file}: {problem}" for problem in problems])
+            raise ConfigError(problems)
         self.pipeline = Pipeline(
             self.plugins.hook,
             self.models,
@@ -72,12 +75,19 @@ class Gateway:
         self._stack = AsyncExitStack()
         prices.forget()
 
+    def _shared_state(self, previous: Gateway | None) -> State:
+        """What is counted in this process's memory outlives a reload of the configuration."""
+        if previous is not None and previous.settings.state == self.settings.state and not previous.state.shared:
+            return previous.state
+        return open_state(self.settings.state)
+
     def _checks(self) -> list[str]:
         problems = []
         paths = {section.name: section.path for section in self.config.sections}
         for implementation in reversed(self.plugins.manager.hook.check.get_hookimpls()):
             path = paths.get(implementation.plugin_name, implementation.plugin_name)
-            problems += [f"{path}: {problem}" for problem in implementation.function()]
+            found = cast("Iterable[str]", implementation.function())
+            problems += [f"{path}: {problem}" for problem in found]
         for index, model in enumerate(self.settings.models):
             for place, target in enumerate(self.models[model.name].targets):
                 if not any(self.plugins.manager.hook.claims(target=target)):
@@ -98,6 +108,10 @@ class Gateway:
     def authenticates(self) -> bool:
         """Whether a plugin makes sure who calls (it has a true attribute `authenticates`)."""
         return any(getattr(plugin, "authenticates", False) for plugin in self.plugins.by_name.values())
+
+    def assets(self) -> list[Asset]:
+        """The files that this configuration needs."""
+        return [asset for group in self.plugins.manager.hook.assets() for asset in group]
 
     def unknown_model(self, name: str) -> str | None:
         """What to say of a model's name that is not in the file, with a suggestion; None if it is there."""

@@ -1,8 +1,8 @@
 """The contract between the core and its plugins.
 
-The six hooks of a request's life, in the order they run. Every one is a coroutine. A plugin implements the ones it needs
-and takes only the arguments it uses. Plugins run in the order of the `plugins:` list; `post_call` runs in the reverse
-order, so that the first plugin in is the last one out.
+The six hooks of a request's life, in the order they run. Every one is a coroutine. A plugin implements the ones it
+needs and takes only the arguments it uses. Plugins run in the order of the `plugins:` list; `post_call` runs in the
+reverse order, so that the first plugin in is the last one out.
 
 There are two kinds. **Each**: all plugins run (`pre_route`, `post_call`). **First**: the first answer that is not None
 wins, and nobody after it is asked (`route`, `cache_lookup`, `call`, `on_error`).
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "assets",
-    "call",
     "cache_lookup",
+    "call",
     "check",
     "claims",
     "cli_commands",

@@ -213,9 +213,8 @@ def read_sections(entries: Sequence[str | Mapping[str, Any]], problems: list[str
         point = available.get(name)
         if point is None:
             hint = close_match(name, available) or f" (installed: {', '.join(available) or 'none'})"
-            problems.append(
-                f"{path}: plugin '{name}' is not installed{hint}; install it, for example `pip install junctor-{name.replace('_', '-')}`"
-            )
+            remedy = f"`pip install junctor-{name.replace('_', '-')}`"
+            problems.append(f"{path}: plugin '{name}' is not installed{hint}; if it should be, {remedy}")
             continue
         if any(section.name == name for section in sections):
             problems.append(f"{path}: is listed twice")

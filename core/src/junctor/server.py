@@ -6,21 +6,21 @@ import asyncio
 import hmac
 import logging
 import re
-import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from starlette.exceptions import HTTPException
 from starlette.routing import Route, Router
 
 from junctor import jsons
-from junctor.errors import ErrorKind, GatewayError, NotFound, PayloadTooLarge, ProviderError
+from junctor.errors import GatewayError, NotFound, PayloadTooLarge
 from junctor.exchange import Request, Response
 from junctor.wire import OPENAI
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
+    from starlette.routing import BaseRoute
     from starlette.types import Receive, Scope, Send
 
     from junctor.exchange import Exchange
@@ -305,11 +305,12 @@ class App:
     def _route(self, path: str, operation: str) -> Route:
         return Route(path, Endpoint(self.gateway, OPENAI, operation))
 
-    def _contributed(self) -> list[Any]:
+    def _contributed(self) -> list[BaseRoute]:
         key = self.gateway.settings.admin.key
-        routes = []
+        routes: list[BaseRoute] = []
         for implementation in reversed(self.gateway.plugins.manager.hook.http_routes.get_hookimpls()):
-            for route in implementation.function():
+            contributed = cast("Iterable[BaseRoute]", implementation.function())
+            for route in contributed:
                 if isinstance(route, AdminRoute):
                     if key is None:
                         continue

@@ -1,7 +1,7 @@
 """The test kit, for the core's own tests and for those of plugin authors. A pytest plugin (entry point `pytest11`).
 
-Fixtures: `gateway` (a factory: a running gateway from a list of plugins), `redis_url` and `postgres_url` (found, started
-from the binary, or the test is skipped with the reason; with JUNCTOR_TEST_REQUIRE=all a skip is a failure).
+Fixtures: `gateway` (a factory: a running gateway from a list of plugins), `redis_url` and `postgres_url` (found,
+started from the binary, or the test is skipped with the reason; with JUNCTOR_TEST_REQUIRE=all a skip is a failure).
 
     async def test_my_plugin(gateway):
         async with gateway(MyPlugin(), FakeProvider("hello")) as g:
@@ -156,7 +156,7 @@ class FakeProvider:
     """Implements `call` for every target, without a network.
 
     It answers with `text`, plain or streamed word by word as the client asks. `script` says what it does instead, one
-    entry a call, the last one for ever: an exception is raised, a text is answered, None is the default answer, a number
+    entry a call, the last one for ever: an exception is raised, a text is answered, None is the default, a number
     is a silence of so many seconds before it. `cut_after` ends a stream without a finish after so many chunks,
     `chunk_delay` seconds lie between chunks. `calls` holds (target's id, body) of every call, `running` those that go
     on, `cancelled` counts those that were given up.
@@ -350,7 +350,7 @@ def wait_for_port(port: int, seconds: float = 10.0) -> bool:
 
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Redis: JUNCTOR_TEST_REDIS, the one on this machine, or one started from the binary. Use a prefix of your own."""
+    """A Redis: JUNCTOR_TEST_REDIS, this machine's, or one started from the binary. Use a prefix of your own."""
     url = os.environ.get("JUNCTOR_TEST_REDIS")
     if url or wait_for_port(6379, 0.2):
         yield url or "redis://127.0.0.1:6379/0"
@@ -372,7 +372,7 @@ def prefix() -> str:
 
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
-    """A PostgreSQL database of this run's own, dropped at the end: on JUNCTOR_TEST_POSTGRES or on this machine's server."""
+    """A PostgreSQL database of this run's own, dropped at the end; on JUNCTOR_TEST_POSTGRES or this machine's."""
     server = os.environ.get("JUNCTOR_TEST_POSTGRES") or "postgresql://postgres@127.0.0.1:5432/postgres"
     host, port = urllib.parse.urlsplit(server).hostname, urllib.parse.urlsplit(server).port or 5432
     require(host and wait_for_port(port, 0.2), f"no PostgreSQL at {host}:{port} (install postgresql)")
