@@ -241,6 +241,7 @@ async def test_origins_do_not_share_connections(raw_server: Start) -> None:
 @pytest.mark.parametrize("seen", [True, False], ids=["seen by the loop", "pending in the kernel"])
 async def test_a_connection_closed_while_idle_costs_no_error(how: str, *, seen: bool) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(2)
         stale = RawServer(forever)
         stale.url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
         async with HTTPClient() as client:
