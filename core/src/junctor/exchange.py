@@ -171,7 +171,8 @@ class Response:
     """An answer in the client's wire: whole (`body`), or in pieces (`stream` is set).
 
     `headers` go to the client, `provider_headers` are what the provider sent (lower-case names). `cached` is None, or
-    says which cache answered: `exact`, `semantic`. `cost` is None while unknown or unpriced.
+    says which cache answered: `exact`, `semantic`. `cost` is None while unknown or unpriced. `attempt` is the one that
+    this answer came from, set by the core; a plugin that goes on with another attempt puts that one here.
     """
 
     body: bytes = b""
@@ -186,6 +187,7 @@ class Response:
     model: str = ""
     cached: str | None = None
     cost: Cost | None = None
+    attempt: Attempt | None = None
 
 
 class Transform(Protocol):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from junctor.assets import Asset
     from junctor.config import Config
     from junctor.exchange import Model, Target
-    from junctor.plugins import Section
+    from junctor.plugins import Hook, Section
     from junctor.settings import Settings
     from junctor.state import State
 
@@ -159,7 +159,11 @@ class Gateway:
 
     async def attempt(self, exchange: Exchange, target: Target, *, after: object, of: str = "") -> Response:
         """One attempt within a plugin's own `call` (a hedge): asks the `call` hooks of the plugins after that one."""
-        steps = self.plugins.hook["call"]
-        name = next(name for name, plugin in self.plugins.by_name.items() if plugin is after)
+        return await self.pipeline.attempt(exchange, target, self.steps_after(after), of=of)
+
+    def steps_after(self, plugin: object, hook: str = "call") -> Hook:
+        """The implementations of a hook that come after this plugin's own; for `junctor.plugins.first`."""
+        steps = self.plugins.hook[hook]
+        name = next(name for name, other in self.plugins.by_name.items() if other is plugin)
         place = next(index for index, step in enumerate(steps) if step.plugin == name)
-        return await self.pipeline.attempt(exchange, target, steps[place + 1 :], of=of)
+        return steps[place + 1 :]

@@ -13,8 +13,8 @@ from junctor.errors import (
     DeadlineExceeded,
     ErrorKind,
     GatewayError,
-    NotFound,
     NoTarget,
+    NotFound,
     ProviderError,
 )
 from junctor.exchange import Attempt, Usage
@@ -137,8 +137,14 @@ class Pipeline:
             else:
                 attempt.abandoned = True
             raise
+        if response.attempt is not None and any(response.attempt is other for other in exchange.attempts):
+            # A plugin's own attempt (a hedge) has answered within this one, and nobody waits for this one any more.
+            attempt.ended = time.monotonic()
+            attempt.abandoned = True
+            return response
         attempt.first_byte = time.monotonic()
         response.target = target
+        response.attempt = attempt
         if response.stream is None:
             self._account(attempt, response)
         return response
@@ -178,8 +184,8 @@ class Pipeline:
         if reader.usage is None and reader.events:
             # Cut off: nobody has counted. An event is about a token; the input is not known here.
             response.usage = Usage(output_tokens=reader.events, estimated=True)
-        attempt = next((a for a in reversed(exchange.attempts) if a.target is response.target and not a.ended), None)
-        if attempt is None or response.cached is not None:
+        attempt = response.attempt
+        if attempt is None or attempt.ended or response.cached is not None:
             return
         attempt.abandoned = error is not None and not isinstance(error, ProviderError)
         if isinstance(error, GatewayError) and not attempt.abandoned:

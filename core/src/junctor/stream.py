@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 from junctor.errors import ErrorKind, ProviderError
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from junctor.exchange import Transform, Usage
 
-__all__ = ["Reader", "Silence", "Stream"]
+__all__ = ["Continuation", "Reader", "Silence", "Stream"]
 
 
 class Reader(Protocol):
@@ -33,6 +33,14 @@ class Reader(Protocol):
 
     def feed(self, data: bytes) -> bytes: ...
     def finish(self) -> bytes: ...
+
+
+class Continuation(NamedTuple):
+    """What a broken stream goes on with: more bytes, the reader they go through, and what releases their connection."""
+
+    source: AsyncIterator[bytes]
+    reader: Reader
+    close: Callable[[], Awaitable[None]]
 
 
 class Stream:
@@ -58,6 +66,7 @@ class Stream:
         self._source = source
         self._close = close
         self._closed: list[Callable[[], None]] = []
+        self._rescue: Callable[[ProviderError], Awaitable[Continuation | None]] | None = None
         self._silence = silence
         self._first: bytes | None = None
         self._transforms: Sequence[Transform] = ()
@@ -90,21 +99,49 @@ class Stream:
         await self.prime()
         if self._first and (out := self._pass(self._first)):
             yield out
-        with Silence(self, self._silence):
-            async for data in self._source:
-                self.last = time.monotonic()
-                events = self.reader.feed(data)
-                if events and (out := self._pass(events)):
-                    self.sending = True
-                    yield out
-                    self.sending = False
-                    self.last = time.monotonic()
-        end = self.reader.finish()
+        while True:
+            try:
+                with Silence(self, self._silence):
+                    async for data in self._source:
+                        self.last = time.monotonic()
+                        events = self.reader.feed(data)
+                        if events and (out := self._pass(events)):
+                            self.sending = True
+                            yield out
+                            self.sending = False
+                            self.last = time.monotonic()
+                end = self.reader.finish()
+                break
+            except ProviderError as error:
+                if not await self._continued(error):
+                    raise
         tail = b""
         for transform in self._transforms:
             tail = (transform.feed(tail) if tail else b"") + transform.flush()
         self.exhausted = True
         yield tail + end
+
+    def on_break(self, rescue: Callable[[ProviderError], Awaitable[Continuation | None]]) -> None:
+        """Have this asked, once, when the provider breaks off after the first event; None leaves it at the error.
+
+        What it returns is read in the place of the rest of the answer.
+        """
+        self._rescue = rescue
+
+    async def _continued(self, error: ProviderError) -> bool:
+        rescue, self._rescue = self._rescue, None
+        continuation = await rescue(error) if rescue is not None else None
+        if continuation is None:
+            return False
+        close, self._close = self._close, continuation.close
+        self._source, self.reader = continuation.source, continuation.reader
+        if close is not None:
+            await close()
+        return True
+
+    def read_ahead(self, source: Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]]) -> None:
+        """Put a reader of the provider's bytes between the provider and this stream. Before the first event."""
+        self._source = source(self._source)
 
     def _pass(self, events: bytes) -> bytes:
         if self._kept is not None:
