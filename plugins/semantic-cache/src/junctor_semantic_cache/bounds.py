@@ -1,0 +1,73 @@
+"""How many wrong answers a number of requests can bear: exact binomial bounds, in plain Python."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+__all__ = ["mean_budget", "most_wrong", "upper_bound"]
+
+
+def upper_bound(wrong: int, total: int, confidence: float = 0.95) -> float:
+    """One-sided Clopper-Pearson bound of a share: `wrong` of `total` were seen."""
+    if total == 0 or wrong >= total:
+        return 1.0
+    low, high = wrong / total, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _binomial(wrong, total, middle) > 1 - confidence else (low, middle)
+    return high
+
+
+def _binomial(wrong: int, total: int, share: float) -> float:
+    """The probability of at most `wrong` of `total`."""
+    if share <= 0.0 or share >= 1.0:
+        return 1.0 if share <= 0.0 else 0.0
+    term = total * math.log1p(-share)
+    odds = math.log(share) - math.log1p(-share)
+    summed = 0.0
+    for count in range(wrong + 1):
+        summed += math.exp(term)
+        term += math.log(total - count) - math.log(count + 1) + odds
+    return summed
+
+
+def most_wrong(total: int, limit: float, confidence: float = 0.95) -> int:
+    """The largest count whose bound stays under the limit; -1 if not even 0 of so few does."""
+    low, high = -1, int(limit * total) + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if _binomial(middle, total, limit) <= 1 - confidence else (low, middle)
+    return low
+
+
+def mean_budget(total: int, limit: float) -> float:
+    """The expected number of wrong answers that `total` requests may have.
+
+    With this mean, the count exceeds `most_wrong` with a probability of 10 % at most. Below the number of requests at
+    which even none would do, it grows linearly from nothing.
+    """
+    if total <= 0 or limit <= 0:
+        return 0.0
+    return _mean_budget(total if total < 200 else total // 50 * 50, limit)
+
+
+@lru_cache(maxsize=4096)
+def _mean_budget(total: int, limit: float, risk: float = 0.10) -> float:
+    allowed = most_wrong(total, limit)
+    if allowed < 0:
+        need = math.log(0.05) / math.log1p(-min(limit, 0.999))
+        return min(1.0, total / need) * -math.log1p(-risk)
+    low, high = 0.0, allowed + 1.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _poisson(allowed, middle) >= 1 - risk else (low, middle)
+    return low
+
+
+def _poisson(count: int, mean: float) -> float:
+    term = summed = math.exp(-mean)
+    for k in range(1, count + 1):
+        term *= mean / k
+        summed += term
+    return summed

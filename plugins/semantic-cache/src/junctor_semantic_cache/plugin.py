@@ -1,0 +1,375 @@
+"""The hooks: looks up before the call, stores and learns after it, says on the exchange and in headers what it did."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from typing import TYPE_CHECKING, Any, Self
+
+from junctor import Response, Stream, Usage, hookimpl
+from junctor.assets import cache_folder
+from junctor.errors import GatewayError, JunctorError
+
+from junctor_semantic_cache import admin
+from junctor_semantic_cache.embedders import EmbedderBusy, GatewayEmbedder, LocalEmbedder
+from junctor_semantic_cache.engine import Engine, Lookup, unpack
+from junctor_semantic_cache.evidence import normalise
+from junctor_semantic_cache.judges import make_judge
+from junctor_semantic_cache.models import load_model, needed_assets
+from junctor_semantic_cache.namespaces import Namespaces
+from junctor_semantic_cache.partition import Unfit, namespace_of, read_question
+from junctor_semantic_cache.scoring import load_weights
+from junctor_semantic_cache.settings import SemanticCacheSettings
+from junctor_semantic_cache.store import EdgeStore, entry_id
+from junctor_semantic_cache.verifiers import make_verifier
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import AsyncIterator, Iterable
+
+    from starlette.routing import BaseRoute
+
+    from junctor import Exchange, Gateway
+    from junctor.assets import Asset
+
+    from junctor_semantic_cache.embedders import Embedder
+    from junctor_semantic_cache.partition import Question
+    from junctor_semantic_cache.store import VectorStore
+
+__all__ = ["SemanticCache"]
+
+_log = logging.getLogger("junctor.semantic_cache")
+_STATE = "semantic_cache"
+_COMPLETE = frozenset({"stop", "end_turn", "stop_sequence"})
+_CALLS = frozenset({"tool_calls", "tool_use", "function_call"})
+_SAVE = 60.0  # seconds between two savings of what was learned
+_READY = 10.0  # seconds that the start waits for a model that is already on this machine
+_RETRY = 30.0  # seconds between two attempts to get model and store
+_VERIFYING = 64  # verifications that may wait; more are left out
+_DRAIN = 5.0  # seconds that closing waits for what is queued
+
+
+class SemanticCache:
+    """Answers a question that was answered in other words, within a stated share of wrong answers.
+
+    Until model and store are there, and whenever one of them fails, requests pass by and the reason is said.
+    """
+
+    Settings = SemanticCacheSettings
+
+    def __init__(self, settings: SemanticCacheSettings, gateway: Gateway) -> None:
+        self._settings = settings
+        self.gateway = self._gateway = gateway
+        self._weights = load_weights()
+        self._folder = settings.store.path or cache_folder() / "semantic-cache"
+        self.namespaces = Namespaces(settings, self._weights.prior, self._folder / "learned")
+        self.engine: Engine | None = None
+        self.trouble = "not ready yet"
+        self.dropped = 0
+        self._answers: asyncio.Queue[tuple[Exchange, Lookup, bytes, dict[str, Any]]] = asyncio.Queue(settings.queue)
+        self._checks: asyncio.Queue[tuple[Exchange, Lookup]] = asyncio.Queue(_VERIFYING)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        if self._settings.mode == "off" and not self._settings.namespaces:
+            self.trouble = "off"
+            return self
+        await asyncio.to_thread(self.namespaces.load)
+        preparing = asyncio.create_task(self._prepare())
+        self._tasks = [preparing, *map(asyncio.create_task, (self._keep_answers(), self._check_hits(), self._save()))]
+        if not needed_assets(self._settings.embedder) and not self._settings.embedder.startswith("gateway:"):
+            await asyncio.wait({preparing}, timeout=_READY)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._tasks:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_DRAIN):
+                    await self._answers.join()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        engine, self.engine = self.engine, None
+        if engine is not None:
+            await engine.embedder.aclose()
+            await engine.store.aclose()
+            if engine.verifier is not None:
+                await engine.verifier.aclose()
+            await asyncio.to_thread(self.namespaces.save, self.namespaces.changed())
+
+    async def _prepare(self) -> None:
+        """Get model and store, again and again until they are there."""
+        while True:
+            try:
+                self.engine = await self._build()
+                return
+            except (JunctorError, OSError) as error:
+                self.trouble = str(error).splitlines()[0]
+                _log.warning("semantic cache: requests pass by: %s", error)
+            except Exception:  # a model's runtime may raise anything
+                self.trouble = "model or store failed to open"
+                _log.exception("semantic cache: requests pass by")
+            await asyncio.sleep(_RETRY)
+
+    async def _build(self) -> Engine:
+        embedder = await self.open_embedder()
+        store = self._make_store(embedder)
+        try:
+            await store.open()
+            verifier = self._settings.verifier and make_verifier(self._settings.verifier, gateway=self._gateway)
+        except BaseException:
+            await embedder.aclose()
+            await store.aclose()
+            raise
+        judge = make_judge(self._settings.judge, gateway=self._gateway, embedder=embedder)
+        return Engine(
+            self._settings,
+            self._weights,
+            self.namespaces,
+            embedder=embedder,
+            store=store,
+            judge=judge,
+            verifier=verifier,
+        )
+
+    async def open_embedder(self) -> Embedder:
+        """The configured embedder, its model loaded."""
+        name = self._settings.embedder
+        if name.startswith("gateway:"):
+            return await GatewayEmbedder.open(self._gateway, name.removeprefix("gateway:"))
+        return LocalEmbedder(await asyncio.to_thread(load_model, name))
+
+    def _make_store(self, embedder: Embedder) -> VectorStore:
+        store = self._settings.store
+        common = {"collection": store.collection, "embedder": embedder.name, "dimension": embedder.dimension}
+        if store.url is None:
+            return EdgeStore(self._folder / "vectors", timeout=store.timeout, **common)
+        # Its client takes longer to import than the whole gateway: only who uses a server pays for it.
+        from junctor_semantic_cache.qdrant_server import ServerStore
+
+        key = store.api_key.get_secret_value() if store.api_key else None
+        return ServerStore(store.url, api_key=key, timeout=store.timeout, **common)
+
+    @hookimpl
+    async def cache_lookup(self, exchange: Exchange) -> Response | None:
+        if exchange.request.operation != "chat" or exchange.purpose:
+            return None
+        name = namespace_of(exchange, self._settings)
+        if self.namespaces.mode(name) == "off":
+            return None
+        engine, control = self.engine, exchange.request.headers.get("cache-control", "")
+        if "no-store" in control:
+            return self._bypass(exchange, "the client asked for it")
+        if engine is None:
+            return self._bypass(exchange, self.trouble)
+        try:
+            question = read_question(
+                exchange, self._settings, embedder=engine.embedder.name, window=engine.embedder.window
+            )
+        except Unfit as unfit:
+            return self._bypass(exchange, str(unfit))
+        if "no-cache" in control:
+            self._remember(exchange, _unasked(question))
+            return self._bypass(exchange, "the client asked for it")
+        found = await self._look(engine, exchange, question)
+        if isinstance(found, str):
+            return self._bypass(exchange, found)
+        self._remember(exchange, found)
+        self._say(exchange, found)
+        return self._answer(exchange, found) if found.outcome in ("hit", "exact") else None
+
+    async def _look(self, engine: Engine, exchange: Exchange, question: Question) -> Lookup | str:
+        """Look up within the limit of time; what went wrong is said in words."""
+        try:
+            async with asyncio.timeout(self._settings.lookup_timeout):
+                return await engine.look(
+                    exchange, question, serving=self.namespaces.mode(question.namespace) == "serve"
+                )
+        except TimeoutError:
+            return f"no result within {self._settings.lookup_timeout:g} s"
+        except EmbedderBusy:
+            return "the embedder is busy"
+        except (JunctorError, GatewayError) as error:
+            return f"{type(error).__name__}: {error}"
+
+    def _bypass(self, exchange: Exchange, why: str) -> None:
+        exchange.headers.setdefault("x-junctor-cache", "bypass")
+        exchange.facts["semantic_cache"] = {"outcome": "bypass", "why": why}
+
+    def _remember(self, exchange: Exchange, found: Lookup) -> None:
+        headers = exchange.request.headers
+        given = headers.get("x-junctor-cache-ttl", "")
+        found.ttl = float(given) if given.isdigit() else None
+        exchange.state[_STATE] = found
+        if found.outcome in ("miss", "shadow") and exchange.request.stream:
+            exchange.record(4 * self._settings.max_answer)  # events repeat their frame for every piece
+
+    def _say(self, exchange: Exchange, found: Lookup) -> None:
+        namespace = found.question.namespace
+        exchange.facts["semantic_cache"] = {
+            "outcome": found.outcome,
+            "why": found.why,
+            "namespace": namespace,
+            "candidate": found.scored.candidate.entry.id if found.scored else found.entry.id if found.entry else None,
+            **found.facts,
+        }
+        if found.outcome in ("miss", "shadow"):
+            exchange.headers.setdefault("x-junctor-cache", "miss")
+
+    def _answer(self, exchange: Exchange, found: Lookup) -> Response:
+        entry, request = found.entry, exchange.request
+        assert entry is not None
+        body = unpack(entry.answer)
+        headers = {
+            "x-junctor-cache": "semantic-hit",
+            "x-junctor-cache-similarity": f"{found.facts['similarity']:.4f}",
+            "x-junctor-cache-id": entry.id,
+            "age": str(max(0, int(time.time() - entry.created))),
+        }
+        exchange.headers.pop("x-junctor-cache", None)
+        exchange.facts["semantic_cache"]["saved"] = entry.cost
+        reading = request.wire.read(request.operation, body)
+        response = Response(
+            headers=headers, cached="semantic", finish_reason=reading.finish_reason, model=reading.model
+        )
+        response.usage = Usage(input_tokens=entry.input_tokens, output_tokens=entry.output_tokens)
+        if request.stream:
+            events = request.wire.to_stream(request, body)
+            response.stream = Stream(_once(events), request.wire.reader(request))
+        else:
+            response.body = body
+        return response
+
+    @hookimpl
+    async def post_call(self, exchange: Exchange, response: Response | None, error: BaseException | None) -> None:
+        found: Lookup | None = exchange.state.pop(_STATE, None)
+        if found is None or self.engine is None:
+            return
+        if found.outcome in ("hit", "exact"):
+            self._after_hit(exchange, found)
+        elif response is not None and error is None and response.cached is None:
+            body = self._complete(exchange, response)
+            if body is not None:
+                self._queue(self._answers, (exchange, found, body, self._fresh(exchange, response)))
+
+    def _after_hit(self, exchange: Exchange, found: Lookup) -> None:
+        self._queue(self._answers, (exchange, found, b"", {}))
+        if found.verify and exchange.request.wire.name == "openai":
+            self._queue(self._checks, (exchange, found))
+
+    def _queue(self, queue: asyncio.Queue[Any], item: Any) -> None:
+        try:
+            queue.put_nowait(item)
+        except asyncio.QueueFull:
+            self.dropped += 1
+
+    def _complete(self, exchange: Exchange, response: Response) -> bytes | None:
+        """The whole answer if it may be kept: complete, not filtered, not too large."""
+        allowed = _COMPLETE | _CALLS if self._settings.tool_calls else _COMPLETE
+        if response.status != 200 or response.finish_reason not in allowed:
+            return None
+        body = response.body
+        if response.stream is not None:
+            events = response.stream.recorded
+            if not events:
+                return None
+            body = exchange.request.wire.to_whole(exchange.request, events)
+        return body if 0 < len(body) <= self._settings.max_answer else None
+
+    def _fresh(self, exchange: Exchange, response: Response) -> dict[str, Any]:
+        cost, usage = exchange.cost, response.usage or Usage()
+        tags = [tag.strip() for tag in exchange.request.headers.get("x-junctor-cache-tags", "").split(",")]
+        return {
+            "cost": cost.total if cost is not None else 0,
+            "input_tokens": usage.input_tokens,
+            "output_tokens": usage.output_tokens,
+            "tags": tuple(tag for tag in tags if tag)[:32],
+        }
+
+    async def _keep_answers(self) -> None:
+        """The owner of all that is stored and learned from answers."""
+        while True:
+            exchange, found, body, fresh = await self._answers.get()
+            try:
+                if self.engine is None:
+                    continue
+                if body:
+                    await self.engine.store_answer(exchange, found, body, fresh=fresh)
+                elif found.entry is not None:
+                    await self.engine.touch(found.entry)
+            except (JunctorError, OSError) as error:
+                self.dropped += 1
+                _log.warning("semantic cache: an answer is not kept: %s", error)
+            except Exception:  # a fault here must not end the worker
+                self.dropped += 1
+                _log.exception("semantic cache: an answer is not kept")
+            finally:
+                self._answers.task_done()
+
+    async def _check_hits(self) -> None:
+        """Ask the provider again for some of the hits, and learn from its answer."""
+        while True:
+            exchange, found = await self._checks.get()
+            try:
+                body = {k: v for k, v in exchange.request.body.items() if k not in ("stream", "stream_options")}
+                response = await self._gateway.ask("chat", body, purpose="verify", parent=exchange, timeout=120.0)
+                if self.engine is not None and response.finish_reason in _COMPLETE:
+                    fresh = self._fresh(exchange, response)
+                    fresh["cost"] = response.cost.total if response.cost else 0
+                    await self.engine.check_hit(exchange, found, response.body, fresh=fresh)
+            except JunctorError as error:
+                _log.info("semantic cache: a hit was not verified: %s", error)
+            except Exception:  # a fault here must not end the worker
+                _log.exception("semantic cache: a hit was not verified")
+
+    async def _save(self) -> None:
+        while True:
+            await asyncio.sleep(_SAVE)
+            try:
+                await asyncio.to_thread(self.namespaces.save, self.namespaces.changed())
+                if self.engine is not None:
+                    await self.engine.sweep()
+            except (JunctorError, OSError) as error:
+                _log.warning("semantic cache: what was learned is not saved: %s", error)
+
+    @hookimpl
+    def assets(self) -> Iterable[Asset]:
+        return needed_assets(self._settings.embedder)
+
+    @hookimpl
+    def check(self) -> Iterable[str]:
+        """Models that the section names are to be in the file."""
+        judge, embedder, verifier = self._settings.judge, self._settings.embedder, self._settings.verifier
+        named = {
+            "judge": judge.removeprefix("model:") if judge.startswith("model:") else None,
+            "embedder": embedder.removeprefix("gateway:") if embedder.startswith("gateway:") else None,
+            "verifier.model": verifier.model if verifier else None,
+        }
+        for place, model in named.items():
+            if model and (problem := self._gateway.unknown_model(model)):
+                yield f"{place}: {problem}"
+
+    @hookimpl
+    def http_routes(self) -> Iterable[BaseRoute]:
+        return admin.routes(self)
+
+    @staticmethod
+    @hookimpl
+    def cli_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+        admin.add_commands(commands)
+
+    def shadowed(self) -> SemanticCacheSettings:
+        """The settings of one that learns and serves nothing."""
+        return self._settings.model_copy(update={"mode": "shadow", "verifier": None})
+
+
+def _unasked(question: Question) -> Lookup:
+    """A request that is not looked up but whose answer is kept."""
+    identity = entry_id(question.scope, question.tenant, question.partition, normalise(question.text))
+    return Lookup(question, identity, why="not asked")
+
+
+async def _once(events: bytes) -> AsyncIterator[bytes]:
+    yield events
