@@ -208,9 +208,10 @@ class Exchange:
 
     `facts` is what plugins tell each other and the log: plain values under documented names (`sensitivity`, `task`,
     `budget_used`, `route`, `cache` …). `state` is a plugin's private room, under its own key. `headers` go to the
-    client with the answer. `timings` are seconds by (plugin, hook). `deadline` is a `time.monotonic()` value. `purpose`
-    is empty for a client's request; the gateway's own (`judge`, `embedding`, `moderation`) name it and their `parent`,
-    and are let pass by auth, quotas, content policy and caches.
+    client with the answer. `on_answer` is called with the answer that it will be, whole or with its first chunk there,
+    before the client gets any of it; it must not raise. `timings` are seconds by (plugin, hook). `deadline` is a
+    `time.monotonic()` value. `purpose` is empty for a client's request; the gateway's own (`judge`, `embedding`,
+    `moderation`) name it and their `parent`, and are let pass by auth, quotas, content policy and caches.
     """
 
     id: str
@@ -223,6 +224,7 @@ class Exchange:
     state: dict[str, Any] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
     transforms: list[Transform] = field(default_factory=list)
+    on_answer: list[Callable[[Response], None]] = field(default_factory=list)
     timings: dict[tuple[str, str], float] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
     started_at: float = field(default_factory=time.time)

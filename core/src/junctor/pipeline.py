@@ -96,6 +96,8 @@ class Pipeline:
             raise NoTarget(f"no target can answer for model '{name}'")
         cached: Response | None = await first(self._cache_lookup, exchange)
         response = cached or await self._attempts(exchange, exchange.targets[0])
+        for begun in exchange.on_answer:
+            begun(response)
         if response.stream is not None:
             response.stream.prepare(exchange.transforms, exchange.record_limit)
         exchange.first_byte = time.monotonic()

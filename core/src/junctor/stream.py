@@ -69,6 +69,8 @@ class Stream:
         self._rescue: Callable[[ProviderError], Awaitable[Continuation | None]] | None = None
         self._silence = silence
         self._first: bytes | None = None
+        self._end = b""
+        self._share: Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]] | None = None
         self._transforms: Sequence[Transform] = ()
         self._limit = 0
         self._kept: list[bytes] | None = None
@@ -97,29 +99,45 @@ class Stream:
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         await self.prime()
-        if self._first and (out := self._pass(self._first)):
-            yield out
-        while True:
-            try:
-                with Silence(self, self._silence):
-                    async for data in self._source:
-                        self.last = time.monotonic()
-                        events = self.reader.feed(data)
-                        if events and (out := self._pass(events)):
-                            self.sending = True
-                            yield out
-                            self.sending = False
-                            self.last = time.monotonic()
-                end = self.reader.finish()
-                break
-            except ProviderError as error:
-                if not await self._continued(error):
-                    raise
+        events = self._events()
+        async for part in events if self._share is None else self._share(events):
+            if out := self._pass(part):
+                yield out
         tail = b""
         for transform in self._transforms:
             tail = (transform.feed(tail) if tail else b"") + transform.flush()
         self.exhausted = True
-        yield tail + end
+        yield tail + self._end
+
+    async def _events(self) -> AsyncIterator[bytes]:
+        """The provider's events to their clean end, before any transform."""
+        if self._first:
+            yield self._first
+        while True:
+            try:
+                with Silence(self, self._silence) as silence:
+                    async for data in self._source:
+                        self.last = time.monotonic()
+                        events = self.reader.feed(data)
+                        if events:
+                            self.sending = True
+                            yield events
+                            self.sending = False
+                            self.last = time.monotonic()
+                            silence.resume()
+                self._end = self.reader.finish()
+                break
+            except ProviderError as error:
+                if not await self._continued(error):
+                    raise
+
+    def share(self, through: Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]]) -> None:
+        """Have the events pass through this on their way to the client, who is then not their only reader.
+
+        It is given the events as the provider sent them, before any transform, and may read ahead of the client, in a
+        task of its own. Before the iteration begins.
+        """
+        self._share = through
 
     def on_break(self, rescue: Callable[[ProviderError], Awaitable[Continuation | None]]) -> None:
         """Have this asked, once, when the provider breaks off after the first event; None leaves it at the error.
@@ -189,6 +207,10 @@ class Silence:
             self._stream.last = time.monotonic()
             self._sleep(self._seconds)
         return self
+
+    def resume(self) -> None:
+        """The task that reads on is the one to end; it need not be the one that began."""
+        self._task = asyncio.current_task()
 
     def _sleep(self, seconds: float) -> None:
         self._timer = asyncio.get_running_loop().call_later(seconds, self._look)

@@ -102,49 +102,35 @@ class OpenAIWire:
         return OpenAIReader(keep_usage=bool(options.get("include_usage")))
 
     def to_stream(self, request: Request, body: bytes) -> bytes:
+        """The usage, if there is one, is the last event; the reader drops it for a client that did not ask for it."""
         answer = jsons.loads(body)
         chat = request.operation == "chat"
-        head = {
-            key: answer[key]
-            for key in ("id", "created", "model", "system_fingerprint", "service_tier")
-            if key in answer
-        }
+        head = {key: value for key, value in answer.items() if key not in ("object", "choices", "usage")}
         head["object"] = "chat.completion.chunk" if chat else "text_completion"
-        wants_usage = bool((request.body.get("stream_options") or {}).get("include_usage"))
-        chunks = []
-        for choice in answer["choices"]:
-            index = choice.get("index", 0)
-            if chat:
-                delta = {key: value for key, value in choice["message"].items() if value is not None}
-                for number, tool_call in enumerate(delta.get("tool_calls") or ()):
-                    tool_call.setdefault("index", number)
-                chunks.append(
-                    {"index": index, "delta": delta, "finish_reason": None, "logprobs": choice.get("logprobs")}
-                )
-                chunks.append(
-                    {"index": index, "delta": {}, "finish_reason": choice.get("finish_reason"), "logprobs": None}
-                )
-            else:
-                chunks.append(choice)
-        none = {"usage": None} if wants_usage else {}
-        events = [{**head, "choices": [chunk], **none} for chunk in chunks]
-        if wants_usage:
-            events.append({**head, "choices": [], "usage": answer.get("usage")})
+        asked = {"usage": None} if (request.body.get("stream_options") or {}).get("include_usage") else {}
+        parts = [part for choice in answer["choices"] for part in (_chunks_of(choice) if chat else (choice,))]
+        events = [{**head, "choices": [part], **asked} for part in parts]
+        if answer.get("usage"):
+            events.append({**head, "choices": [], "usage": answer["usage"]})
         return b"".join(b"data: " + jsons.dumps(event) + b"\n\n" for event in events)
 
     def to_whole(self, request: Request, events: bytes) -> bytes:
-        choices: dict[int, dict[str, Any]] = {}
+        chat = request.operation == "chat"
+        choices: dict[int, _Choice] = {}
         answer: dict[str, Any] = {}
         for event in split_events(events):
             data = jsons.loads(event)
-            if not answer:
-                answer = {key: value for key, value in data.items() if key not in ("choices", "usage", "obfuscation")}
+            for key, value in data.items():
+                # Azure's first event has an empty id and model.
+                if key not in ("choices", "obfuscation", "object") and value is not None and not answer.get(key):
+                    answer[key] = value
             if data.get("usage"):
                 answer["usage"] = data["usage"]
             for part in data.get("choices") or ():
-                _merge_choice(choices.setdefault(part.get("index", 0), {}), part, chat=request.operation == "chat")
-        answer["object"] = "chat.completion" if request.operation == "chat" else "text_completion"
-        answer["choices"] = [choices[index] for index in sorted(choices)]
+                index = part.get("index") or 0
+                choices.setdefault(index, _Choice(index, chat=chat)).add(part)
+        answer["object"] = "chat.completion" if chat else "text_completion"
+        answer["choices"] = [choices[index].whole() for index in sorted(choices)]
         return jsons.dumps(answer)
 
     def error(self, error: GatewayError) -> bytes:
@@ -295,7 +281,10 @@ _MAX_EVENT = 16 * 1024 * 1024
 
 
 class OpenAIReader:
-    """Reads OpenAI's server-sent events. Only an event that says something about the answer is parsed."""
+    """Reads OpenAI's server-sent events. Only an event that says something about the answer is parsed.
+
+    `withheld` is the event with the usage if the client did not ask for it: others who get the same answer may have.
+    """
 
     def __init__(self, *, keep_usage: bool = True) -> None:
         self.usage: Usage | None = None
@@ -303,6 +292,7 @@ class OpenAIReader:
         self.model = ""
         self.events = 0
         self.done = False
+        self.withheld = b""
         self._keep_usage = keep_usage
         self._rest = b""
 
@@ -344,7 +334,10 @@ class OpenAIReader:
             data = jsons.loads(payload)
         except ValueError:
             raise ProviderError("an event of the stream is not JSON", kind=ErrorKind.PROTOCOL) from None
-        return event + b"\n\n" if self._note(data) else b""
+        if self._note(data):
+            return event + b"\n\n"
+        self.withheld = event + b"\n\n"
+        return b""
 
     def _note(self, data: Any) -> bool:
         """Take what the event says; False if the client did not ask for this event."""
@@ -393,36 +386,85 @@ def split_events(events: bytes) -> list[bytes]:
     return [payload for event in events.split(b"\n\n") if (payload := _payload(event)) and payload != b"[DONE]"]
 
 
-def _merge_choice(choice: dict[str, Any], part: dict[str, Any], *, chat: bool) -> None:
-    choice.setdefault("index", part.get("index", 0))
-    if part.get("finish_reason"):
-        choice["finish_reason"] = part["finish_reason"]
-    if part.get("logprobs"):
-        _merge(choice.setdefault("logprobs", {}), part["logprobs"])
-    if not chat:
-        choice["text"] = choice.get("text", "") + (part.get("text") or "")
-        return
-    message = choice.setdefault("message", {"role": "assistant", "content": None})
-    delta = dict(part.get("delta") or {})
-    for call in delta.pop("tool_calls", None) or ():
-        calls = message.setdefault("tool_calls", [])
-        while len(calls) <= call.get("index", 0):
-            calls.append({})
-        _merge(calls[call.get("index", 0)], {key: value for key, value in call.items() if key != "index"})
-    _merge(message, delta)
+def _chunks_of(choice: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A whole chat choice as two parts of a stream: everything at once, then why it ended."""
+    more = {key: value for key, value in choice.items() if key not in ("message", "finish_reason", "logprobs", "index")}
+    delta = {key: value for key, value in choice["message"].items() if value is not None}
+    if delta.get("tool_calls"):
+        delta["tool_calls"] = [{"index": number, **call} for number, call in enumerate(delta["tool_calls"])]
+    index, logprobs = choice.get("index", 0), choice.get("logprobs")
+    begin = {"index": index, "delta": delta, "finish_reason": None, "logprobs": logprobs}
+    return begin, {"index": index, "delta": {}, "finish_reason": choice.get("finish_reason"), "logprobs": None, **more}
+
+
+class _Choice:
+    """One choice, put together from its parts."""
+
+    def __init__(self, index: int, *, chat: bool) -> None:
+        self._chat = chat
+        self._fields: dict[str, Any] = {"index": index}
+        self._message: dict[str, Any] = {"role": "assistant", "content": None}
+        self._calls: dict[int, dict[str, Any]] = {}
+        self._text: list[str] = []
+
+    def add(self, part: dict[str, Any]) -> None:
+        for key, value in part.items():
+            if key in ("index", "delta", "text"):
+                continue
+            if key == "logprobs" and value:
+                logprobs = self._fields.get("logprobs") or {}
+                _merge(logprobs, value)
+                self._fields["logprobs"] = logprobs
+            elif value is not None:
+                self._fields[key] = value
+            else:
+                self._fields.setdefault(key, None)
+        if not self._chat:
+            self._text.append(part.get("text") or "")
+            return
+        delta = dict(part.get("delta") or {})
+        for call in delta.pop("tool_calls", None) or ():
+            _merge(self._call(call), {key: value for key, value in call.items() if key != "index"})
+        _merge(self._message, delta)
+
+    def _call(self, call: dict[str, Any]) -> dict[str, Any]:
+        """The tool call that this piece belongs to. Without an index, another id begins another call."""
+        index = call.get("index")
+        if not isinstance(index, int):
+            last = max(self._calls, default=-1)
+            begins = last < 0 or (call.get("id") and call["id"] != self._calls[last].get("id"))
+            index = last + 1 if begins else last
+        return self._calls.setdefault(index, {})
+
+    def whole(self) -> dict[str, Any]:
+        fields = {"finish_reason": None, "logprobs": None, **self._fields}
+        if not self._chat:
+            return {**fields, "text": "".join(self._text)}
+        if self._calls:
+            self._message["tool_calls"] = [self._calls[index] for index in sorted(self._calls)]
+        return {**fields, "message": self._message}
+
+
+# Said again in every piece, or in the first one only; never in pieces themselves.
+_ATOMS = ("id", "type", "role", "name")
 
 
 def _merge(into: dict[str, Any], part: dict[str, Any]) -> None:
     """Deltas: text is appended, lists are extended, the rest is set."""
     for key, value in part.items():
         old = into.get(key)
-        if value is None:
-            into.setdefault(key, None)
-        elif isinstance(old, str) and isinstance(value, str) and key not in ("id", "type", "role", "name"):
+        if value is None or (value == "" and key in _ATOMS):
+            into.setdefault(key, value)
+        elif isinstance(old, str) and isinstance(value, str) and key not in _ATOMS:
             into[key] = old + value
         elif isinstance(old, list) and isinstance(value, list):
             old.extend(value)
         elif isinstance(old, dict) and isinstance(value, dict):
             _merge(old, value)
+        elif isinstance(old, str) and isinstance(value, list):
+            into[key] = [{"type": "text", "text": old}, *value] if old else value
+        elif isinstance(old, list) and isinstance(value, str):
+            if value:
+                old.append({"type": "text", "text": value})
         else:
             into[key] = value
