@@ -19,7 +19,6 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 from generate import generate
-
 from junctor_semantic_cache.evidence import FEATURES, compare, parse, veto
 from junctor_semantic_cache.models import load_model
 

@@ -10,10 +10,9 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from starlette.responses import JSONResponse
-
 from junctor.errors import BadRequest, ConfigError
 from junctor.server import AdminRoute
+from starlette.responses import JSONResponse
 
 from junctor_semantic_cache.store import Selection
 
@@ -121,7 +120,7 @@ def _purge(args: argparse.Namespace) -> int:
     settings = cache.gateway.settings
     if settings.admin.key is None:
         raise ConfigError("admin.key: purging asks the running gateway, which needs an admin key")
-    request = urllib.request.Request(  # noqa: S310 (the gateway's own address)
+    request = urllib.request.Request(
         f"http://{settings.server.host}:{settings.server.port}/admin/semantic-cache/purge",
         json.dumps(body).encode(),
         {"authorization": f"Bearer {settings.admin.key.get_secret_value()}", "content-type": "application/json"},

@@ -40,7 +40,16 @@ _BINS = len(_EDGES) + 1
 _TOPS = np.append(_EDGES, 1.0)
 _LABELS = 3000  # kept per namespace; the oldest go first
 _LOOKUPS = 2000
-_COUNTS = ("requests", "hits", "exact_hits", "spent", "verified", "verified_wrong", "shadow_hits", "shadow_wrong")
+_COUNTS: tuple[str, ...] = (
+    "requests",
+    "hits",
+    "exact_hits",
+    "spent",
+    "verified",
+    "verified_wrong",
+    "shadow_hits",
+    "shadow_wrong",
+)
 _COUNTS += ("judge_checks", "judge_false", "saved", "paid")
 
 
@@ -223,11 +232,12 @@ class Namespace:
         mass = count / min(self.requests, _LOOKUPS) if self.requests else count * 0.0
         # An empty bin is as bad as its upper edge; one with look-ups as the model says, until labels tell.
         expected = np.where(count, np.bincount(place, weights=lookups, minlength=_BINS) / np.maximum(1, count), _TOPS)
-        labels, wrong = np.zeros(_BINS), np.zeros(_BINS)
+        labels: Vector = np.zeros(_BINS)
+        wrong: Vector = np.zeros(_BINS)
         if self._wrong:
             where = np.searchsorted(_EDGES, _risk(np.array(self._signals), self._weights))
-            labels = np.bincount(where, minlength=_BINS).astype(float)
-            wrong = np.bincount(where, weights=np.array(self._wrong, float), minlength=_BINS)
+            labels = np.bincount(where, minlength=_BINS).astype(np.float64)
+            wrong += np.bincount(where, weights=np.array(self._wrong, float), minlength=_BINS)
         known = labels + self.prior.worth
         error = self.judge_false / self.judge_checks if self.judge_checks else 0.0
         self._rate = rate = np.minimum(1.0, (wrong + self.prior.worth * expected) / known + error)
@@ -245,7 +255,7 @@ def _risk(signals: Vector, weights: Vector) -> Vector:
 
 
 def _fit(x: Vector, y: Vector, prior: Prior, start: Vector) -> Vector:
-    """The most probable weights with none but the bias below 0, by a damped Newton method on the weights that are free."""
+    """The most probable weights with none but the bias below 0: a damped Newton method on the free ones."""
     weights, precision = start.copy(), 1.0 / prior.deviation**2
     value = _loss(x, y, weights, prior)
     for _ in range(15):

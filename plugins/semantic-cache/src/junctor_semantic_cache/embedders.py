@@ -8,13 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-
 from junctor import jsons
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from junctor import Exchange, Gateway
+    from numpy.typing import NDArray
 
     from junctor_semantic_cache.models import SentenceModel
 

@@ -18,9 +18,8 @@ from junctor_semantic_cache.store import Entry, Selection, entry_id, touched
 
 if TYPE_CHECKING:
     import numpy as np
-    from numpy.typing import NDArray
-
     from junctor import Exchange
+    from numpy.typing import NDArray
 
     from junctor_semantic_cache.controller import Namespace, Verdict
     from junctor_semantic_cache.embedders import Embedder

@@ -1,14 +1,16 @@
 """Lexical evidence that two texts want the same answer, or do not: what a sentence vector blurs.
 
-`parse` reads a text once; `compare` puts two of them side by side and gives numbers for the logistic model; `veto` names
-the evidence that is certain. English word lists are small on purpose: closed classes (negation, quantities, order,
-question words) and common opposites. A text in another language gives little evidence, and the model then knows less.
+`parse` reads a text once; `compare` puts two of them side by side and gives numbers for the logistic model; `veto`
+names the evidence that is certain. English word lists are small on purpose: closed classes (negation,
+quantities, order, question words) and common opposites. A text in another language gives little evidence, and the
+model then knows less.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from junctor_semantic_cache.words import (
@@ -40,6 +42,7 @@ _EXACT = re.compile(
     r"```.*?```|`[^`]+`|\"[^\"]{2,}\"|“[^”]{2,}”|https?://\S+|[\w.+-]+@[\w-]+\.\w+|\b[A-Z]{1,5}-?\d[\w-]*\b", re.S
 )
 _SPACE = re.compile(r"\s+")
+_LETTERS = re.compile(r"[^\W\d_]+")
 _END = re.compile(r"\s*[.?!…]+$")
 _PUNCTUATION = re.compile(r"\s+([,.;:?!])")
 
@@ -100,9 +103,19 @@ class Text:
 
 
 def normalise(text: str) -> str:
-    """The text without differences that no answer depends on: white space, case, the final full stop or question mark."""
-    text = _PUNCTUATION.sub(r"\1", _SPACE.sub(" ", text).strip())
-    return _END.sub("", text).casefold()
+    """The text without differences that no answer depends on: white space, case, the closing punctuation.
+
+    IT and US keep their case, or they would be "it" and "us".
+    """
+    text = _END.sub("", _PUNCTUATION.sub(r"\1", _SPACE.sub(" ", text).strip()))
+    if text.isupper():
+        return text.casefold()
+    return _LETTERS.sub(lambda found: found[0] if _is_trade(found[0]) else found[0].casefold(), text)
+
+
+def _is_trade(word: str) -> bool:
+    """IT is a trade and US a country; "it" and "us" are nothing."""
+    return len(word) > 1 and word.isupper() and word.lower() in FUNCTION
 
 
 def parse(text: str) -> Text:
@@ -139,10 +152,7 @@ def _content(text: str) -> tuple[tuple[str, ...], tuple[int, ...], frozenset[tup
     shouted = text.isupper()
     for clause in text.split(","):
         for raw in _WORD.findall(clause):
-            # IT is a trade and US a country, "it" and "us" are nothing
-            word = (
-                f"={raw}" if not shouted and len(raw) > 1 and raw.isupper() and raw.lower() in FUNCTION else raw.lower()
-            )
+            word = f"={raw}" if not shouted and _is_trade(raw) else raw.lower()
             if word in _ROLES:
                 preposition = word
             elif word not in FUNCTION and not word[0].isdigit() and word not in NUMBER_WORDS:
@@ -256,7 +266,8 @@ def _slip(one: str, other: str) -> bool:
 def _inverted(asked: Text, known: Text) -> float:
     """The share of the shared words in another order than the roles of the other text ask for.
 
-    A clause moved to the front or the end does not count, nor what is symmetrical ("married to"); a passive turns round.
+    A clause moved to the front or the end does not count, nor what is symmetrical ("married to"); a passive turns
+    the order round.
     """
     if asked.symmetric and known.symmetric:
         return 0.0
@@ -275,7 +286,7 @@ def _turned(one: Text, other: Text) -> float:
 def _descents(places: Sequence[int]) -> float:
     if len(places) < 2:
         return 0.0
-    return sum(a > b for a, b in zip(places, places[1:], strict=False)) / (len(places) - 1)
+    return sum(a > b for a, b in pairwise(places)) / (len(places) - 1)
 
 
 def _swapped(asked: Text, known: Text) -> int:

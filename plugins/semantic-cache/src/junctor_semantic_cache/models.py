@@ -15,7 +15,6 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-
 from junctor.assets import Asset, AssetFile, cache_folder, fetch, path
 from junctor.errors import AssetError
 

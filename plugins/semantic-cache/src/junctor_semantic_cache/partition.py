@@ -94,7 +94,17 @@ def read_question(
         namespace=namespace_of(exchange, settings),
         model=request.model,
         template=template,
-        volatile=not VOLATILE.isdisjoint(_WORDS.findall(text.lower())),
+        volatile=_volatile(text),
+    )
+
+
+def _volatile(text: str) -> bool:
+    """Whether the answer changes by itself: it is asked for what is now. A current account is none of that."""
+    words = _WORDS.findall(text.lower())
+    if not VOLATILE.isdisjoint(words):
+        return True
+    return any(
+        word == "current" and following != "account" for word, following in zip(words, [*words[1:], ""], strict=True)
     )
 
 
@@ -143,6 +153,8 @@ def _version(exchange: Exchange) -> Any:
 
 def _sampling(body: Mapping[str, Any], highest: float) -> str:
     """Cold and warm sampling do not share answers; hot sampling is asked for because answers should differ."""
+    if body.get("n") not in (None, 1):
+        raise Unfit("more than one choice")
     temperature = body.get("temperature")
     if temperature is None:
         return "warm"

@@ -22,17 +22,16 @@ from junctor_semantic_cache.namespaces import Namespaces
 from junctor_semantic_cache.partition import Unfit, namespace_of, read_question
 from junctor_semantic_cache.scoring import load_weights
 from junctor_semantic_cache.settings import SemanticCacheSettings
-from junctor_semantic_cache.store import EdgeStore, entry_id
+from junctor_semantic_cache.store import EdgeStore, collection_name, entry_id
 from junctor_semantic_cache.verifiers import make_verifier
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import AsyncIterator, Iterable
 
-    from starlette.routing import BaseRoute
-
     from junctor import Exchange, Gateway
     from junctor.assets import Asset
+    from starlette.routing import BaseRoute
 
     from junctor_semantic_cache.embedders import Embedder
     from junctor_semantic_cache.partition import Question
@@ -61,7 +60,7 @@ class SemanticCache:
 
     def __init__(self, settings: SemanticCacheSettings, gateway: Gateway) -> None:
         self._settings = settings
-        self.gateway = self._gateway = gateway
+        self.gateway = gateway
         self._weights = load_weights()
         self._folder = settings.store.path or cache_folder() / "semantic-cache"
         self.namespaces = Namespaces(settings, self._weights.prior, self._folder / "learned")
@@ -118,12 +117,13 @@ class SemanticCache:
         store = self._make_store(embedder)
         try:
             await store.open()
-            verifier = self._settings.verifier and make_verifier(self._settings.verifier, gateway=self._gateway)
+            section = self._settings.verifier
+            verifier = make_verifier(section, gateway=self.gateway) if section is not None else None
         except BaseException:
             await embedder.aclose()
             await store.aclose()
             raise
-        judge = make_judge(self._settings.judge, gateway=self._gateway, embedder=embedder)
+        judge = make_judge(self._settings.judge, gateway=self.gateway, embedder=embedder)
         return Engine(
             self._settings,
             self._weights,
@@ -138,47 +138,55 @@ class SemanticCache:
         """The configured embedder, its model loaded."""
         name = self._settings.embedder
         if name.startswith("gateway:"):
-            return await GatewayEmbedder.open(self._gateway, name.removeprefix("gateway:"))
+            return await GatewayEmbedder.open(self.gateway, name.removeprefix("gateway:"))
         return LocalEmbedder(await asyncio.to_thread(load_model, name))
 
     def _make_store(self, embedder: Embedder) -> VectorStore:
-        store = self._settings.store
-        common = {"collection": store.collection, "embedder": embedder.name, "dimension": embedder.dimension}
+        store, name, dimension = self._settings.store, embedder.name, embedder.dimension
         if store.url is None:
-            return EdgeStore(self._folder / "vectors", timeout=store.timeout, **common)
+            folder = self._folder / "vectors"
+            return EdgeStore(
+                folder, collection=store.collection, embedder=name, dimension=dimension, timeout=store.timeout
+            )
         # Its client takes longer to import than the whole gateway: only who uses a server pays for it.
         from junctor_semantic_cache.qdrant_server import ServerStore
 
+        collection = collection_name(store.collection, name, dimension)
         key = store.api_key.get_secret_value() if store.api_key else None
-        return ServerStore(store.url, api_key=key, timeout=store.timeout, **common)
+        return ServerStore(
+            store.url, collection, prefix=store.collection, dimension=dimension, api_key=key, timeout=store.timeout
+        )
 
     @hookimpl
     async def cache_lookup(self, exchange: Exchange) -> Response | None:
         if exchange.request.operation != "chat" or exchange.purpose:
             return None
-        name = namespace_of(exchange, self._settings)
-        if self.namespaces.mode(name) == "off":
+        if self.namespaces.mode(namespace_of(exchange, self._settings)) == "off":
             return None
-        engine, control = self.engine, exchange.request.headers.get("cache-control", "")
-        if "no-store" in control:
-            return self._bypass(exchange, "the client asked for it")
-        if engine is None:
-            return self._bypass(exchange, self.trouble)
-        try:
-            question = read_question(
-                exchange, self._settings, embedder=engine.embedder.name, window=engine.embedder.window
-            )
-        except Unfit as unfit:
-            return self._bypass(exchange, str(unfit))
-        if "no-cache" in control:
-            self._remember(exchange, _unasked(question))
-            return self._bypass(exchange, "the client asked for it")
-        found = await self._look(engine, exchange, question)
+        found = await self._find(exchange)
         if isinstance(found, str):
-            return self._bypass(exchange, found)
+            exchange.headers.setdefault("x-junctor-cache", "bypass")
+            exchange.facts["semantic_cache"] = {"outcome": "bypass", "why": found}
+            return None
         self._remember(exchange, found)
         self._say(exchange, found)
         return self._answer(exchange, found) if found.outcome in ("hit", "exact") else None
+
+    async def _find(self, exchange: Exchange) -> Lookup | str:
+        """Look the request up, or say why it passes by."""
+        engine, control = self.engine, exchange.request.headers.get("cache-control", "")
+        if "no-store" in control:
+            return "the client asked for it"
+        if engine is None:
+            return self.trouble
+        embedder = engine.embedder
+        try:
+            question = read_question(exchange, self._settings, embedder=embedder.name, window=embedder.window)
+        except Unfit as unfit:
+            return str(unfit)
+        if "no-cache" in control:
+            return _unasked(question)
+        return await self._look(engine, exchange, question)
 
     async def _look(self, engine: Engine, exchange: Exchange, question: Question) -> Lookup | str:
         """Look up within the limit of time; what went wrong is said in words."""
@@ -194,16 +202,12 @@ class SemanticCache:
         except (JunctorError, GatewayError) as error:
             return f"{type(error).__name__}: {error}"
 
-    def _bypass(self, exchange: Exchange, why: str) -> None:
-        exchange.headers.setdefault("x-junctor-cache", "bypass")
-        exchange.facts["semantic_cache"] = {"outcome": "bypass", "why": why}
-
     def _remember(self, exchange: Exchange, found: Lookup) -> None:
         headers = exchange.request.headers
         given = headers.get("x-junctor-cache-ttl", "")
         found.ttl = float(given) if given.isdigit() else None
         exchange.state[_STATE] = found
-        if found.outcome in ("miss", "shadow") and exchange.request.stream:
+        if found.outcome not in ("hit", "exact") and exchange.request.stream:
             exchange.record(4 * self._settings.max_answer)  # events repeat their frame for every piece
 
     def _say(self, exchange: Exchange, found: Lookup) -> None:
@@ -215,8 +219,8 @@ class SemanticCache:
             "candidate": found.scored.candidate.entry.id if found.scored else found.entry.id if found.entry else None,
             **found.facts,
         }
-        if found.outcome in ("miss", "shadow"):
-            exchange.headers.setdefault("x-junctor-cache", "miss")
+        if found.outcome not in ("hit", "exact"):
+            exchange.headers.setdefault("x-junctor-cache", found.outcome if found.outcome == "bypass" else "miss")
 
     def _answer(self, exchange: Exchange, found: Lookup) -> Response:
         entry, request = found.entry, exchange.request
@@ -314,7 +318,7 @@ class SemanticCache:
             exchange, found = await self._checks.get()
             try:
                 body = {k: v for k, v in exchange.request.body.items() if k not in ("stream", "stream_options")}
-                response = await self._gateway.ask("chat", body, purpose="verify", parent=exchange, timeout=120.0)
+                response = await self.gateway.ask("chat", body, purpose="verify", parent=exchange, timeout=120.0)
                 if self.engine is not None and response.finish_reason in _COMPLETE:
                     fresh = self._fresh(exchange, response)
                     fresh["cost"] = response.cost.total if response.cost else 0
@@ -348,7 +352,7 @@ class SemanticCache:
             "verifier.model": verifier.model if verifier else None,
         }
         for place, model in named.items():
-            if model and (problem := self._gateway.unknown_model(model)):
+            if model and (problem := self.gateway.unknown_model(model)):
                 yield f"{place}: {problem}"
 
     @hookimpl
@@ -368,7 +372,7 @@ class SemanticCache:
 def _unasked(question: Question) -> Lookup:
     """A request that is not looked up but whose answer is kept."""
     identity = entry_id(question.scope, question.tenant, question.partition, normalise(question.text))
-    return Lookup(question, identity, why="not asked")
+    return Lookup(question, identity, outcome="bypass", why="the client asked for it")
 
 
 async def _once(events: bytes) -> AsyncIterator[bytes]:

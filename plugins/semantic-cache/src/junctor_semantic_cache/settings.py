@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path  # noqa: TC003 (pydantic reads it)
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr, model_validator
-
 from junctor import Duration, PluginSettings, Section
+from pydantic import BeforeValidator, Field, SecretStr, model_validator
 
 __all__ = ["NamespaceSettings", "SemanticCacheSettings", "Share", "StoreSettings", "VerifierSettings"]
 
@@ -87,23 +86,23 @@ class SemanticCacheSettings(PluginSettings):
     template_header: Annotated[str | None, Field(description="A header with the prompt template's version.")] = None
     max_wrong: Annotated[Share, Field(description="Wrong answers, as a share of all requests of a namespace.")] = 0.01
     max_wrong_per_hit: Annotated[Share, Field(description="Wrong answers, as a share of the answers served.")] = 1.0
-    verify: Annotated[Share, Field(description="Hits that are asked again in the background; more near the limit.")] = (
-        0.02
-    )
-    namespaces: Annotated[dict[str, NamespaceSettings], Field(description="Exceptions by namespace.")] = {}
+    verify: Annotated[Share, Field(description="Hits asked again in the background; more near the limit.")] = 0.02
+    namespaces: Annotated[
+        dict[str, NamespaceSettings], Field(default_factory=dict, description="Exceptions by namespace.")
+    ]
     max_namespaces: Annotated[int, Field(ge=1, description="More share one namespace, `other`.")] = 1000
     judge: Annotated[
         str,
         Field(
             pattern=r"^(normalised|first_line|embedding|model:\S+)$",
-            description="Tells whether two answers say the same: `normalised`, `first_line`, `embedding`, `model:NAME`.",
+            description="Do two answers say the same? `normalised`, `first_line`, `embedding` or `model:NAME`.",
         ),
     ] = "normalised"
     embedder: Annotated[
         str,
         Field(
             pattern=r"^(minilm|wordllama|fastembed:\S+|gateway:\S+)$",
-            description="`minilm`, `wordllama`, `fastembed:MODEL`, `gateway:MODEL` (an embedding model of this gateway).",
+            description="`minilm`, `wordllama`, `fastembed:MODEL`, or `gateway:MODEL`: one of this gateway.",
         ),
     ] = "minilm"
     verifier: VerifierSettings | None = None

@@ -1,7 +1,7 @@
 """Where vectors and answers live. The `VectorStore` protocol, and Qdrant embedded in the process.
 
-An entry's id is made from scope, tenant, partition and normalised text: an exact repeat is found by id, without a vector.
-Whatever a store raises is `StoreError`.
+An entry's id is made from scope, tenant, partition and normalised text: an exact repeat is found by id, without a
+vector. Whatever a store raises is `StoreError`.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-__all__ = ["Candidate", "EdgeStore", "Entry", "Selection", "StoreError", "VectorStore", "entry_id"]
+__all__ = ["Candidate", "EdgeStore", "Entry", "Selection", "StoreError", "VectorStore", "collection_name", "entry_id"]
 
 _log = logging.getLogger("junctor.semantic_cache")
 KEYWORDS = ("scope", "tenant", "partition", "namespace", "model", "template", "tags")
 NUMBERS = ("created", "expires", "worth")
-_LIGHT = [
+LIGHT = [
     "scope",
     "tenant",
     "partition",
@@ -53,7 +53,7 @@ _LIGHT = [
     "hits",
     "worth",
 ]
-_LIGHT += ["namespace", "model", "template", "tags", "cost"]
+LIGHT += ["namespace", "model", "template", "tags", "cost"]
 
 
 class StoreError(JunctorError):
@@ -102,7 +102,7 @@ class Entry:
 
 
 _FIELDS = frozenset(f.name for f in fields(Entry)) - {"id"}
-_BLANK = {name: "" for name in ("scope", "tenant", "partition", "namespace", "text", "group")}
+_BLANK = dict.fromkeys(("scope", "tenant", "partition", "namespace", "text", "group"), "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ class EdgeStore:
     def __init__(self, path: Path, *, collection: str, embedder: str, dimension: int, timeout: float = 0.25) -> None:
         self._home = path
         self._collection = collection
-        self._folder = path / f"{collection}-{_safe(embedder)}-{dimension}"
+        self._folder = path / collection_name(collection, embedder, dimension)
         self._dimension = dimension
         self._timeout = timeout
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="semantic-cache-store")
@@ -230,7 +230,7 @@ class EdgeStore:
                 limit=limit,
                 query=qdrant.Query.Nearest(vector.tolist()),
                 filter=_filter(Selection(where)),
-                with_payload=_LIGHT,
+                with_payload=LIGHT,
             )
             return [Candidate(Entry.read(p.id, p.payload), float(p.score)) for p in self._shard.query(request)]
 
@@ -308,7 +308,7 @@ class EdgeStore:
 def _filter(selection: Selection) -> Any:
     import qdrant_edge as qdrant
 
-    conditions = [qdrant.FieldCondition(k, match=qdrant.MatchValue(v)) for k, v in selection.match.items()]
+    conditions: list[Any] = [qdrant.FieldCondition(k, match=qdrant.MatchValue(v)) for k, v in selection.match.items()]
     conditions += [qdrant.FieldCondition(k, range=qdrant.RangeFloat(lt=v)) for k, v in selection.before.items()]
     return qdrant.Filter(must=conditions) if conditions else None
 
@@ -318,8 +318,9 @@ def finite(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: 1e18 if value == float("inf") else value for key, value in values.items()}
 
 
-def _safe(name: str) -> str:
-    return "".join(c if c.isalnum() else "-" for c in name)
+def collection_name(collection: str, embedder: str, dimension: int) -> str:
+    """Vectors of different embedders never share a collection."""
+    return f"{collection}-{''.join(c if c.isalnum() else '-' for c in embedder)}-{dimension}"
 
 
 def _locked(file: Path) -> IO[bytes] | None:

@@ -57,7 +57,7 @@ class CrossEncoder:
         arrays = {name: np.array([ids], np.int64) for name, ids in given.items() if name in self._inputs}
         logits = np.asarray(self._session.run(None, arrays)[0], np.float64).reshape(-1)
         logit = float(logits[0]) if len(logits) == 1 else float(logits[-1] - logits[0])
-        return 1.0 / (1.0 + np.exp(-logit)) >= self._threshold
+        return bool(1.0 / (1.0 + np.exp(-logit)) >= self._threshold)
 
     async def aclose(self) -> None:
         self._thread.shutdown(wait=True)
