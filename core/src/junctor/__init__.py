@@ -8,14 +8,26 @@ from junctor.errors import (
     ErrorKind,
     GatewayError,
     JunctorError,
-    NotFound,
     NoTarget,
+    NotFound,
     PluginFailed,
     ProviderError,
     Refused,
     TargetUnavailable,
 )
-from junctor.exchange import Attempt, Client, Exchange, Model, Request, Response, Target, Timeouts, Transform, Usage
+from junctor.exchange import (
+    Attempt,
+    Client,
+    Exchange,
+    Model,
+    ProviderKeys,
+    Request,
+    Response,
+    Target,
+    Timeouts,
+    Transform,
+    Usage,
+)
 from junctor.gateway import Gateway
 from junctor.hookspecs import hookimpl
 from junctor.prices import Cost, Price
@@ -44,6 +56,7 @@ __all__ = [
     "PluginSettings",
     "Price",
     "ProviderError",
+    "ProviderKeys",
     "Refused",
     "Request",
     "Response",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from junctor.prices import Cost, Price
@@ -20,6 +20,7 @@ __all__ = [
     "Client",
     "Exchange",
     "Model",
+    "ProviderKeys",
     "Request",
     "Response",
     "Target",
@@ -108,7 +109,7 @@ class Client:
     """Who calls. Without an auth plugin everyone is the same anonymous client.
 
     `models` and `endpoints` limit what may be asked for (None: everything). `tags` are free attributes, such as a
-    cost centre, that come with the key.
+    cost centre, that come with the key. `expires` is when the key ends, in seconds since the epoch.
     """
 
     key_id: str = ""
@@ -121,6 +122,37 @@ class Client:
     models: frozenset[str] | None = None
     endpoints: frozenset[str] | None = None
     tags: Mapping[str, str] = field(default_factory=dict, hash=False)
+    expires: float | None = None
+
+
+# Headers of a target that carry a credential: with another's key, they would still pay with the gateway's.
+_CREDENTIALS = frozenset({"authorization", "api-key", "x-api-key", "x-goog-api-key", "proxy-authorization", "cookie"})
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderKeys:
+    """Keys of the client's own, by provider; each goes to no other provider. `key_id` names their owner.
+
+    With `only`, targets of other providers are not called at all. A model's other targets use the gateway's keys.
+    """
+
+    keys: Mapping[str, str] = field(repr=False)
+    key_id: str = "byok"
+    only: bool = False
+
+    def on(self, target: Target) -> Target | None:
+        """The target with the client's key, or as it is if there is none; None if it must not be called then."""
+        key = self.keys.get(target.provider)
+        if key is None:
+            return None if self.only else target
+        if target.api_key == key and target.key_id == self.key_id:
+            return target
+        headers = {name: value for name, value in target.headers.items() if name.lower() not in _CREDENTIALS}
+        return replace(target, api_key=key, key_id=self.key_id, headers=headers)
+
+    def covers(self, target: Target) -> bool:
+        """Whether a call of the target is paid with the client's own key."""
+        return target.provider in self.keys
 
 
 @dataclass(slots=True)
@@ -232,6 +264,7 @@ class Exchange:
     first_byte: float = 0.0
     parent: Exchange | None = None
     purpose: str = ""
+    provider_keys: ProviderKeys | None = None
     record_limit: int = 0
     client_gone: bool = False
     cancel: Callable[[], object] | None = None

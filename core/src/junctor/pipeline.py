@@ -16,6 +16,8 @@ from junctor.errors import (
     NoTarget,
     NotFound,
     ProviderError,
+    Refused,
+    TargetUnavailable,
 )
 from junctor.exchange import Attempt, Usage
 from junctor.plugins import each, each_outward, first
@@ -23,7 +25,7 @@ from junctor.plugins import each, each_outward, first
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
-    from junctor.exchange import Exchange, Model, Response, Target
+    from junctor.exchange import Exchange, Model, ProviderKeys, Response, Target
     from junctor.plugins import Hook
 
 __all__ = ["Pipeline"]
@@ -94,6 +96,8 @@ class Pipeline:
         exchange.targets = await first(self._route, exchange) or ()
         if not exchange.targets:
             raise NoTarget(f"no target can answer for model '{name}'")
+        if exchange.provider_keys is not None:
+            exchange.targets = _with_own_keys(exchange, exchange.provider_keys)
         cached: Response | None = await first(self._cache_lookup, exchange)
         response = cached or await self._attempts(exchange, exchange.targets[0])
         for begun in exchange.on_answer:
@@ -116,6 +120,8 @@ class Pipeline:
 
     async def attempt(self, exchange: Exchange, target: Target, call: Hook, *, of: str = "") -> Response:
         """Call one target once, up to the first chunk; recorded on the exchange whatever becomes of it."""
+        if exchange.provider_keys is not None:
+            target = _with_own_key(exchange, target, exchange.provider_keys)
         attempt = Attempt(target, of=of)
         exchange.attempts.append(attempt)
         response: Response | None = None
@@ -200,3 +206,22 @@ class Pipeline:
         price = attempt.target.price
         if price is not None and response.usage is not None:
             attempt.cost = response.cost = price.of(response.usage)
+
+
+def _with_own_keys(exchange: Exchange, own: ProviderKeys) -> list[Target]:
+    """The targets that may be called, with the client's keys; each once, as one key has taken the place of several."""
+    targets = list(dict.fromkeys(keyed for target in exchange.targets if (keyed := own.on(target)) is not None))
+    if not targets:
+        raise Refused(
+            f"model '{exchange.request.model}' is asked with a provider's key of your own, and there is none for it",
+            code="provider_key_missing",
+        )
+    return targets
+
+
+def _with_own_key(exchange: Exchange, target: Target, own: ProviderKeys) -> Target:
+    keyed = own.on(target)
+    if keyed is None:
+        raise TargetUnavailable(f"{target}: the client calls with keys of its own only")
+    exchange.facts["byok"] = own.covers(target)
+    return keyed

@@ -20,6 +20,7 @@ from junctor.wire import OPENAI
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from pydantic import SecretStr
     from starlette.routing import BaseRoute
     from starlette.types import Receive, Scope, Send
 
@@ -58,6 +59,8 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        if len(headers) != len(scope["headers"]):
+            headers = _joined(scope["headers"])
         given = headers.get("x-request-id", "")
         sender = _Sender(self._wire, send, given if _REQUEST_ID.fullmatch(given) else "")
         try:
@@ -108,6 +111,15 @@ class Endpoint:
             watch.cancel()
             with suppress(asyncio.CancelledError):
                 await watch
+
+
+def _joined(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Headers of which some were sent twice, as RFC 9110 5.3 joins them: no reader may pick one of two credentials."""
+    headers: dict[str, str] = {}
+    for name, value in raw:
+        key, text = name.decode("latin-1"), value.decode("latin-1")
+        headers[key] = f"{headers[key]}, {text}" if key in headers else text
+    return headers
 
 
 class _Disconnected(Exception):
@@ -259,7 +271,23 @@ def _headers(exchange: Exchange, response: Response | None) -> dict[str, str]:
 
 
 class AdminRoute(Route):
-    """A path for the operator: `Authorization: Bearer` with the key of `admin.key`, compared in constant time."""
+    """A path for the operator: `Authorization: Bearer` with the key of `admin.key`, compared in constant time.
+
+    `key` replaces that one for this path. With neither, the path is not there.
+    """
+
+    def __init__(
+        self, path: str, endpoint: Callable[..., Any], *, key: SecretStr | None = None, **options: Any
+    ) -> None:
+        super().__init__(path, endpoint, **options)
+        self.key = key
+
+    def guard(self, default: SecretStr | None) -> bool:
+        """Put the lock on; False if there is no key for it."""
+        key = self.key or default
+        if key is not None:
+            self.app = _Admin(self.app, key.get_secret_value())
+        return key is not None
 
 
 class _Admin:
@@ -310,12 +338,7 @@ class App:
         routes: list[BaseRoute] = []
         for implementation in reversed(self.gateway.plugins.manager.hook.http_routes.get_hookimpls()):
             contributed = cast("Iterable[BaseRoute]", implementation.function())
-            for route in contributed:
-                if isinstance(route, AdminRoute):
-                    if key is None:
-                        continue
-                    route.app = _Admin(route.app, key.get_secret_value())
-                routes.append(route)
+            routes += [route for route in contributed if not isinstance(route, AdminRoute) or route.guard(key)]
         return routes
 
     def _models(self, exchange: Exchange) -> Response:

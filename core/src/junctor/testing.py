@@ -93,11 +93,14 @@ class Harness:
         path: str,
         body: Any = b"",
         *,
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[str, str | Sequence[str]] | None = None,
         hang_up_after: int | None = None,
         hang_up: asyncio.Event | None = None,
     ) -> Answer:
-        """One request. The client hangs up once it has so many chunks (0: once the body is sent), or at the event."""
+        """One request. The client hangs up once it has so many chunks (0: once the body is sent), or at the event.
+
+        A header whose value is a list is sent once for each entry.
+        """
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         gone = hang_up or asyncio.Event()
         if hang_up_after == 0:
@@ -127,15 +130,21 @@ class Harness:
         await self.app(_scope(method, url.path, url.query, headers or {}, raw), receive, send)
         return answer
 
-    async def chat(self, text: str = "hi", *, headers: Mapping[str, str] | None = None, **fields: Any) -> Answer:
+    async def chat(
+        self, text: str = "hi", *, headers: Mapping[str, str | Sequence[str]] | None = None, **fields: Any
+    ) -> Answer:
         """A chat completion with one user message; `fields` go into the body."""
         hang = {key: fields.pop(key) for key in ("hang_up", "hang_up_after") if key in fields}
         body = {"model": "test", "messages": [{"role": "user", "content": text}], **fields}
         return await self.request("POST", "/v1/chat/completions", body, headers=headers, **hang)
 
 
-def _scope(method: str, path: str, query: str, headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
-    given = {"content-length": str(len(body)), **{name.lower(): value for name, value in headers.items()}}
+def _scope(
+    method: str, path: str, query: str, headers: Mapping[str, str | Sequence[str]], body: bytes
+) -> dict[str, Any]:
+    given: dict[str, str | Sequence[str]] = {"content-length": str(len(body))}
+    given |= {name.lower(): value for name, value in headers.items()}
+    lines = [(name, line) for name, value in given.items() for line in ([value] if isinstance(value, str) else value)]
     return {
         "type": "http",
         "asgi": {"version": "3.0"},
@@ -146,7 +155,7 @@ def _scope(method: str, path: str, query: str, headers: Mapping[str, str], body:
         "raw_path": path.encode(),
         "query_string": query.encode(),
         "root_path": "",
-        "headers": [(name.encode(), value.encode()) for name, value in given.items()],
+        "headers": [(name.encode(), line.encode()) for name, line in lines],
         "client": ("127.0.0.1", 50000),
         "server": ("127.0.0.1", 4000),
     }
