@@ -48,11 +48,23 @@ class Entries:
         """Keep a value; `ttl` in seconds."""
         self._values[key] = (value, self.now() + ttl if ttl else 0.0)
         self._values.move_to_end(key)
-        while len(self._values) > self._max:
-            self._values.popitem(last=False)
+        self._trim()
 
     def delete(self, key: str) -> bool:
-        return self._values.pop(key, None) is not None
+        """Forget a value; False if it was not there, or not any more."""
+        found = self.get(key) is not None
+        self._values.pop(key, None)
+        return found
+
+    def replace(self, key: str, value: Any) -> None:
+        """Keep another value under the expiry that the key has."""
+        expires = self._values[key][1] if self.get(key) is not None else 0.0
+        self._values[key] = (value, expires)
+        self._trim()
+
+    def _trim(self) -> None:
+        while len(self._values) > self._max:
+            self._values.popitem(last=False)
 
     def __len__(self) -> int:
         return len(self._values)
@@ -111,7 +123,10 @@ class MemoryState:
 
     async def increment(self, key: str, by: int = 1, *, ttl: float | None = None) -> int:
         value = int(self.entries.get(key) or 0) + by
-        self.entries.set(key, b"%d" % value, ttl)
+        if ttl is None:
+            self.entries.replace(key, b"%d" % value)
+        else:
+            self.entries.set(key, b"%d" % value, ttl)
         return value
 
     async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
@@ -135,6 +150,8 @@ class MemoryState:
                 yield await queue.get()
         finally:
             listeners.discard(queue)
+            if not listeners:
+                self._listeners.pop(channel, None)
 
     async def aclose(self) -> None:
         self._listeners.clear()
