@@ -1,0 +1,195 @@
+"""What the request's own path does for the log: take what is wanted, in as little time as possible.
+
+Nothing here is formatted, serialised or written. What is taken holds no body, no answer and no traceback, so a full
+queue is small.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from itertools import count
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from junctor import ClientDisconnected, DeadlineExceeded, GatewayError, NoTarget, PluginFailed, ProviderError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from junctor import Client, Cost, Exchange, Request, Response, Target, Usage
+    from junctor_logging.content import Content
+
+__all__ = ["Capturer", "Captured", "Tried", "outcome_of"]
+
+_ROOM = "logging"
+_SECRET_HEADERS = ("authorization", "x-api-key", "api-key", "x-goog-api-key", "cookie")
+
+
+class Tried(NamedTuple):
+    """One attempt; times are `time.monotonic()`."""
+
+    target: Target
+    started: float
+    first_byte: float
+    ended: float
+    error: dict[str, Any] | None
+    abandoned: bool
+    of: str
+    usage: Usage | None
+    cost: Cost | None
+
+
+class Captured(NamedTuple):
+    """One exchange; times are `time.monotonic()`. `secrets` are this request's own, to be kept out of its record."""
+
+    record: str
+    id: str
+    started_at: float
+    started: float
+    first_byte: float
+    ended: float
+    overhead: float
+    purpose: str
+    parent: str
+    parent_record: str
+    client: Client
+    wire: str
+    operation: str
+    path: str
+    model: str
+    stream: bool
+    traceparent: str
+    request_bytes: int
+    response_bytes: int
+    outcome: str
+    status: int
+    error: dict[str, Any] | None
+    target: Target | None
+    answered_model: str
+    finish_reason: str
+    cached: str | None
+    usage: Usage | None
+    cost: Cost | None
+    attempts: list[Tried]
+    facts: dict[str, Any]
+    timings: dict[tuple[str, str], float]
+    secrets: tuple[str, ...]
+    content: Content | None
+
+
+class Capturer:
+    """Takes exchanges apart. One per gateway: it numbers the records, uniquely among all processes."""
+
+    def __init__(self) -> None:
+        # Begins with the time, so that a database appends to its index instead of scattering.
+        self._prefix = f"{int(time.time() * 1000):012x}{os.urandom(5).hex()}-"
+        self._numbers = count(1)
+
+    def record_of(self, exchange: Exchange) -> str:
+        """The unique id of the exchange's record. A client may choose and repeat the request's id, but not this one."""
+        record: str | None = exchange.state.get(_ROOM)
+        if record is None:
+            record = exchange.state[_ROOM] = f"{self._prefix}{next(self._numbers):010x}"
+        return record
+
+    def take(
+        self, exchange: Exchange, response: Response | None, error: BaseException | None, content: Content | None = None
+    ) -> Captured:
+        """What the record will be made of."""
+        request, parent = exchange.request, exchange.parent
+        outcome, status = ("answered", 200) if error is None else outcome_of(error)
+        attempts = [
+            Tried(
+                a.target,
+                a.started,
+                a.first_byte,
+                a.ended,
+                None if a.error is None else _error_of(a.error),
+                a.abandoned,
+                a.of,
+                a.usage,
+                a.cost,
+            )
+            for a in exchange.attempts
+        ]
+        if error is None and response is not None:
+            status = response.status
+            if response.cached is not None:
+                outcome = "cached"
+        return Captured(
+            self.record_of(exchange),
+            exchange.id,
+            exchange.started_at,
+            exchange.started,
+            exchange.first_byte,
+            time.monotonic(),
+            exchange.overhead,
+            exchange.purpose,
+            "" if parent is None else parent.id,
+            "" if parent is None else self.record_of(parent),
+            exchange.client,
+            request.wire.name,
+            request.operation,
+            request.path,
+            request.model,
+            request.stream,
+            request.headers.get("traceparent", ""),
+            request.size,
+            0 if response is None else _size_of(response),
+            outcome,
+            status,
+            None if error is None else _error_of(error),
+            None if response is None else response.target,
+            "" if response is None else response.model,
+            "" if response is None else response.finish_reason or "",
+            None if response is None else response.cached,
+            None if response is None else response.usage,
+            exchange.cost,
+            attempts,
+            dict(exchange.facts),
+            dict(exchange.timings),
+            _secrets_of(request.headers) if error is not None or content is not None or len(attempts) > 1 else (),
+            content,
+        )
+
+
+def _size_of(response: Response) -> int:
+    stream = response.stream
+    return len(response.body) if stream is None else getattr(stream, "size", 0)
+
+
+def _secrets_of(headers: Mapping[str, str]) -> tuple[str, ...]:
+    found = [headers[name].split(" ")[-1] for name in _SECRET_HEADERS if headers.get(name)]
+    return tuple(value for value in found if len(value) >= 8)
+
+
+def outcome_of(error: BaseException) -> tuple[str, int]:
+    """What became of an exchange that ended with this error, and the status that the client was given."""
+    if isinstance(error, ClientDisconnected):
+        return "cancelled", error.status_code
+    if isinstance(error, DeadlineExceeded):
+        return "timeout", error.status_code
+    if isinstance(error, (ProviderError, NoTarget, PluginFailed)):
+        return "failed", error.status_code
+    if isinstance(error, GatewayError):
+        return "refused", error.status_code
+    if isinstance(error, asyncio.CancelledError):  # the gateway itself is going down
+        return "cancelled", 503
+    return "failed", 500
+
+
+def _error_of(error: BaseException) -> dict[str, Any]:
+    if isinstance(error, ProviderError):
+        return {
+            "type": type(error).__name__,
+            "code": error.code,
+            "kind": error.kind.value,
+            "provider_status": error.provider_status,
+            "sent": error.sent,
+            "message": error.message,
+        }
+    if isinstance(error, GatewayError):
+        return {"type": type(error).__name__, "code": error.code, "message": error.message}
+    # The text of an unexpected error is someone else's, and may quote anything: its type is enough.
+    return {"type": type(error).__name__, "code": "internal", "message": ""}
