@@ -148,7 +148,7 @@ class Pipeline:
         if response.attempt is not None and any(response.attempt is other for other in exchange.attempts):
             # A plugin's own attempt (a hedge) has answered within this one, and nobody waits for this one any more.
             attempt.ended = time.monotonic()
-            attempt.abandoned = True
+            attempt.abandoned = attempt.error is None
             return response
         attempt.first_byte = time.monotonic()
         response.target = target
