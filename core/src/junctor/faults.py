@@ -232,9 +232,9 @@ def trickle() -> Fault:
     return act
 
 
-def _body(make: Callable[[bool], bytes], **headers: str) -> Fault:
+def _body(make: Callable[[bool], bytes], code: int = 200, **headers: str) -> Fault:
     async def act(reply: Reply) -> None:
-        await reply.whole(make(reply.asked.stream), 200, **headers)
+        await reply.whole(make(reply.asked.stream), code, **headers)
 
     return act
 
@@ -328,7 +328,7 @@ FAULTS: Mapping[str, Fault] = {
     "429 quota": status(429, error="insufficient_quota"),
     "429 retry-after": status(429, error="rate_limit_exceeded", retry_after="3600"),
     "500": status(500),
-    "502 html": _body(lambda stream: b"<h1>Bad Gateway</h1>", content_type="text/html"),
+    "502 html": _body(lambda stream: b"<h1>Bad Gateway</h1>", 502, content_type="text/html"),
     "503": status(503),
     "529": status(529, error="overloaded_error"),
     "context too long": status(400, error="context_length_exceeded"),
@@ -404,8 +404,8 @@ class FaultyServer:
         self.connections += 1
         try:
             await self._converse(reader, writer)
-        except (OSError, asyncio.IncompleteReadError):
-            pass
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # asyncio.streams reports a cancelled handler as an error
         finally:
             self._tasks.discard(task)
             writer.close()
