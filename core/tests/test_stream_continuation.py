@@ -76,6 +76,16 @@ async def test_a_continuation_that_breaks_as_well_is_an_error() -> None:
         [piece async for piece in stream]
 
 
+async def test_a_connection_that_breaks_after_the_end_marker_spoils_nothing() -> None:
+    async def source() -> AsyncIterator[bytes]:
+        yield event("all", '"stop"') + b"data: [DONE]\n\n"
+        raise ProviderError("reset", kind=ErrorKind.CONNECTION)
+
+    stream = Stream(source(), OpenAIReader())
+    assert [piece async for piece in stream] == [event("all", '"stop"'), b"data: [DONE]\n\n"]
+    assert stream.exhausted
+
+
 async def test_what_reads_ahead_sees_the_providers_bytes() -> None:
     seen: list[bytes] = []
 

@@ -47,6 +47,7 @@ __all__ = [
 
 _TEXT = "one two three four five six"
 _USAGE = {"prompt_tokens": 9, "completion_tokens": 6, "total_tokens": 15}
+_GAP = 0.02  # seconds between what came and what breaks: a reset overtakes what the other side has not read yet
 _PIECE = 256 * 1024
 
 
@@ -180,7 +181,7 @@ def reset(where: str) -> Fault:
     async def act(reply: Reply) -> None:
         if where != "before_headers":
             await _part(reply, where)
-            await asyncio.sleep(0.02)  # a reset overtakes what the other side has not read yet
+            await asyncio.sleep(_GAP)
         reply.reset()
 
     return act
@@ -284,7 +285,12 @@ def error_event(*, after: int = 0, error: str = "server_error") -> Fault:
         if not reply.asked.stream:
             await reply.whole(body)
             return
-        await stream_of(*events()[:after], b"data: " + body + b"\n\n")(reply)
+        await reply.head()
+        for piece in events()[:after]:
+            await reply.chunk(piece)
+        await asyncio.sleep(_GAP if after else 0)
+        await reply.chunk(b"data: " + body + b"\n\n")
+        await reply.end()
 
     return act
 
@@ -323,7 +329,7 @@ FAULTS: Mapping[str, Fault] = {
     "404": status(404, error="model_not_found"),
     "408": status(408),
     "413": status(413),
-    "422": status(422),
+    "422": status(422, error="invalid_value"),
     "429": status(429, error="rate_limit_exceeded"),
     "429 quota": status(429, error="insufficient_quota"),
     "429 retry-after": status(429, error="rate_limit_exceeded", retry_after="3600"),

@@ -128,8 +128,16 @@ class Stream:
                 self._end = self.reader.finish()
                 break
             except ProviderError as error:
+                if self.reader.done:  # the answer was whole; only the connection did not end as it should
+                    self._end = self.reader.finish()
+                    break
                 if not await self._continued(error):
                     raise
+
+    @property
+    def shared(self) -> bool:
+        """Whether others read it as well, so that what has passed is not all that was read."""
+        return self._share is not None
 
     def share(self, through: Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]]) -> None:
         """Have the events pass through this on their way to the client, who is then not their only reader.
