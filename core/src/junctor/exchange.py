@@ -6,10 +6,11 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from junctor.errors import ClientDisconnected
 from junctor.prices import Cost, Price
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from junctor.errors import GatewayError
     from junctor.stream import Stream
@@ -155,7 +156,7 @@ class ProviderKeys:
         return target.provider in self.keys
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Request:
     """What the client asked, in its own wire. `body` is the parsed JSON; plugins may change it in `pre_route`.
 
@@ -173,7 +174,7 @@ class Request:
     size: int = 0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Attempt:
     """One call of one target. Times are `time.monotonic()` seconds; `ended` and `first_byte` are 0 until they happen.
 
@@ -198,7 +199,7 @@ class Attempt:
         return (self.ended or time.monotonic()) - self.started
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Response:
     """An answer in the client's wire: whole (`body`), or in pieces (`stream` is set).
 
@@ -234,7 +235,7 @@ class Transform(Protocol):
     def whole(self, body: bytes) -> bytes: ...
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Exchange:
     """One request on its way through the hooks. Plugins read it, and write the parts that are theirs.
 
@@ -268,6 +269,7 @@ class Exchange:
     record_limit: int = 0
     client_gone: bool = False
     cancel: Callable[[], object] | None = None
+    ending: GatewayError | None = None
     _holders: int = 0
 
     def record(self, max_bytes: int) -> None:
@@ -287,31 +289,31 @@ class Exchange:
     def hang_up(self) -> None:
         """The client is gone: end the exchange, unless somebody holds it."""
         self.client_gone = True
-        if self._holders <= 0 and self.cancel is not None:
+        if self._holders <= 0:
+            self.end(ClientDisconnected("the client hung up"))
+
+    def end(self, error: GatewayError) -> None:
+        """End the exchange with this error, wherever it is; without effect on one that is over."""
+        if self.cancel is not None and self.ending is None:
+            self.ending = error
             self.cancel()
 
     @property
     def overhead(self) -> float:
         """Seconds until the answer began that were not spent waiting for a provider."""
         until = self.first_byte or time.monotonic()
-        waited = sum((a.first_byte or a.ended or until) - a.started for a in self.attempts)
-        return max(0.0, until - self.started - waited)
+        spent = until - self.started
+        for attempt in self.attempts:
+            spent -= (attempt.first_byte or attempt.ended or until) - attempt.started
+        return max(0.0, spent)
 
     @property
     def cost(self) -> Cost | None:
         """What all attempts cost together; None if one that used tokens has no price."""
-        costs: list[Cost] = []
+        total: Cost | None = None
         for attempt in self.attempts:
-            if attempt.cost is None:
-                if attempt.usage is not None:
-                    return None
-                continue
-            costs.append(attempt.cost)
-        return _sum(costs)
-
-
-def _sum(costs: Iterable[Cost]) -> Cost:
-    total = Cost()
-    for cost in costs:
-        total += cost
-    return total
+            if attempt.cost is not None:
+                total = attempt.cost if total is None else total + attempt.cost
+            elif attempt.usage is not None:
+                return None
+        return total or Cost()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import AsyncExitStack
+from random import getrandbits
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from junctor import prices
@@ -135,7 +135,8 @@ class Gateway:
         model = self.models.get(request.model)
         total = model.timeouts.total if model is not None else self.settings.timeouts.total or 600.0
         started = time.monotonic()
-        return Exchange(id or os.urandom(16).hex(), request, model, started=started, deadline=started + total, **fields)
+        made = id or f"{getrandbits(128):032x}"
+        return Exchange(made, request, model, started=started, deadline=started + total, **fields)
 
     async def ask(
         self,
@@ -154,8 +155,7 @@ class Gateway:
         request = Request(OPENAI, operation, body, str(body["model"]))
         exchange = self.exchange(request, purpose=purpose, parent=parent, client=parent.client if parent else Client())
         exchange.deadline = min(time.monotonic() + timeout, parent.deadline if parent else float("inf"))
-        async with self.pipeline.exchange(exchange) as response:
-            return response
+        return await self.pipeline.run(exchange, _not_delivered)
 
     async def attempt(self, exchange: Exchange, target: Target, *, after: object, of: str = "") -> Response:
         """One attempt within a plugin's own `call` (a hedge): asks the `call` hooks of the plugins after that one."""
@@ -167,3 +167,7 @@ class Gateway:
         name = next(name for name, other in self.plugins.by_name.items() if other is plugin)
         place = next(index for index, step in enumerate(steps) if step.plugin == name)
         return steps[place + 1 :]
+
+
+async def _not_delivered(exchange: Exchange, response: Response) -> None:
+    """A question of the gateway's own: whoever asked reads the response."""

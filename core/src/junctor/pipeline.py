@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from junctor.errors import (
@@ -20,10 +19,11 @@ from junctor.errors import (
     TargetUnavailable,
 )
 from junctor.exchange import Attempt, Usage
+from junctor.limit import Limit
 from junctor.plugins import each, each_outward, first
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from junctor.exchange import Exchange, Model, ProviderKeys, Response, Target
     from junctor.plugins import Hook
@@ -54,35 +54,47 @@ class Pipeline:
         self._max_attempts = max_attempts
         self._settle_timeout = settle_timeout
 
-    @asynccontextmanager
-    async def exchange(
-        self, exchange: Exchange, answer: Callable[[Exchange], Response] | None = None
-    ) -> AsyncIterator[Response]:
-        """Answer the request; the exchange is over, and settled, on exit.
+    async def run(
+        self,
+        exchange: Exchange,
+        deliver: Callable[[Exchange, Response], Awaitable[None]],
+        answer: Callable[[Exchange], Response] | None = None,
+    ) -> Response:
+        """Answer the request and deliver the answer; the exchange is over, and settled, on return.
 
-        With `answer` the gateway answers by itself, after `pre_route` (the list of models).
-        Whoever enters cancels the task when its client hangs up, after setting `exchange.client_gone`; that ends the
-        exchange as `ClientDisconnected`. The deadline ends it as `DeadlineExceeded`.
+        `deliver` sends the response, whole or to the end of its stream. With `answer` the gateway answers by itself,
+        after `pre_route` (the list of models). `exchange.end(error)`, a hang-up or the deadline end it early.
         """
         response: Response | None = None
         error: BaseException | None = None
+        task = asyncio.current_task()
+        exchange.cancel = task.cancel if task is not None else None
         try:
-            async with asyncio.timeout(max(0.0, exchange.deadline - time.monotonic())):
+            with Limit(exchange.deadline - time.monotonic()) as limit:
                 response = await self._respond(exchange, answer)
-                yield response
+                await deliver(exchange, response)
                 if response.stream is not None and not response.stream.exhausted:
                     raise ClientDisconnected("the client hung up in the middle of the stream")
+            return response
+        except asyncio.CancelledError as cancelled:
+            error = exchange.ending or cancelled
+            if exchange.ending is not None and task is not None:
+                task.uncancel()
+                raise exchange.ending from cancelled
+            raise
         except TimeoutError as timeout:
+            error = timeout
+            if not limit.expired:
+                raise
             error = DeadlineExceeded("the request took longer than this gateway allows")
             raise error from timeout
-        except asyncio.CancelledError as cancelled:
-            error = ClientDisconnected("the client hung up") if exchange.client_gone else cancelled
-            raise
         except BaseException as exc:
             error = exc
             raise
         finally:
-            await self._end(exchange, response, error)
+            # From here on nobody ends it: what remains are its accounts, which have their own limit in time.
+            exchange.cancel = None
+            await self._settle(exchange, response, error)
 
     async def _respond(self, exchange: Exchange, answer: Callable[[Exchange], Response] | None) -> Response:
         await each(self._pre_route, exchange)
@@ -126,7 +138,7 @@ class Pipeline:
         exchange.attempts.append(attempt)
         response: Response | None = None
         try:
-            async with asyncio.timeout(target.timeouts.first_byte) as limit:
+            with Limit(target.timeouts.first_byte) as limit:
                 response = await first(call, exchange, target)
                 if response is None:
                     raise NoTarget(f"no enabled plugin takes target '{target}'")
@@ -136,7 +148,7 @@ class Pipeline:
             attempt.ended = time.monotonic()
             if response is not None and response.stream is not None:
                 await response.stream.aclose()
-            if isinstance(exc, TimeoutError) and limit.expired():
+            if isinstance(exc, TimeoutError) and limit.expired:
                 message = f"{target}: no answer within {target.timeouts.first_byte:g} s"
                 attempt.error = ProviderError(message, kind=ErrorKind.TIMEOUT)
                 raise attempt.error from exc
@@ -157,26 +169,14 @@ class Pipeline:
             self._account(attempt, response)
         return response
 
-    async def _end(self, exchange: Exchange, response: Response | None, error: BaseException | None) -> None:
+    async def _settle(self, exchange: Exchange, response: Response | None, error: BaseException | None) -> None:
         if response is not None and response.stream is not None:
             await response.stream.aclose()
             self._account_stream(exchange, response, error)
-        task = asyncio.current_task()
-        cancels = task.cancelling() if task is not None else 0
-        settling = asyncio.ensure_future(self._settle(exchange, response, error))
-        while not settling.done():
-            try:
-                await asyncio.shield(settling)
-            except asyncio.CancelledError:
-                # The request is being given up; its accounts are not. They have their own limit in time.
-                if settling.cancelled():
-                    break
-        if task is not None and task.cancelling() > cancels and error is None:
-            raise asyncio.CancelledError
-
-    async def _settle(self, exchange: Exchange, response: Response | None, error: BaseException | None) -> None:
+        if not self._post_call:
+            return
         try:
-            async with asyncio.timeout(self._settle_timeout):
+            with Limit(self._settle_timeout):
                 await each_outward(self._post_call, exchange, response, error)
         except TimeoutError:
             _log.error("post_call took longer than %g s (request %s)", self._settle_timeout, exchange.id)

@@ -6,7 +6,6 @@ pluggy brings the specification, registration and validation. It has no notion o
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
 from collections import Counter
@@ -20,6 +19,7 @@ from pydantic import ValidationError
 
 from junctor import hookspecs
 from junctor.errors import ConfigError, ErrorKind, GatewayError, PluginFailed, ProviderError
+from junctor.limit import Limit
 from junctor.problems import close_match, problems_of
 from junctor.settings import PluginSettings
 
@@ -68,7 +68,7 @@ class Step:
         try:
             if self.timeout is None:
                 return await self.function(exchange, *args)
-            async with asyncio.timeout(self.timeout):
+            with Limit(self.timeout):
                 return await self.function(exchange, *args)
         except GatewayError:
             raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import math
 import re
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
@@ -18,7 +19,7 @@ from junctor.exchange import Request, Response
 from junctor.wire import OPENAI
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
     from pydantic import SecretStr
     from starlette.routing import BaseRoute
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from junctor.exchange import Exchange
     from junctor.gateway import Gateway
+    from junctor.stream import Stream
     from junctor.wire import Wire
 
 __all__ = ["AdminRoute", "App", "Endpoint"]
@@ -62,7 +64,8 @@ class Endpoint:
         if len(headers) != len(scope["headers"]):
             headers = _joined(scope["headers"])
         given = headers.get("x-request-id", "")
-        sender = _Sender(self._wire, send, given if _REQUEST_ID.fullmatch(given) else "")
+        wanted = given if given and _REQUEST_ID.fullmatch(given) else ""
+        sender = _Sender(self._wire, send, wanted, self._limits.keep_alive_comment)
         try:
             if scope["method"] != self._method:
                 raise _wrong_method(scope, self._method)
@@ -85,32 +88,50 @@ class Endpoint:
         return request
 
     async def _run(self, exchange: Exchange, receive: Receive, sender: _Sender) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        exchange.cancel = task.cancel
-        watch = asyncio.create_task(_watch(exchange, receive))
+        watch = _Watch(exchange, receive)
         try:
-            async with self._gateway.pipeline.exchange(exchange, self._answer) as response:
-                try:
-                    await sender.respond(exchange, response, self._limits.keep_alive_comment)
-                finally:
-                    exchange.cancel = None
-        except asyncio.CancelledError:
-            if not exchange.client_gone:
-                raise
-            task.uncancel()
+            await self._gateway.pipeline.run(exchange, sender.respond, self._answer)
         except GatewayError as error:
             await sender.error(error, exchange)
-        except Exception:  # a fault of ours, or of a server that is going down
+        except Exception:  # a fault of ours
             _log.exception("request %s failed", exchange.id)
-            await sender.error(
-                GatewayError("the gateway failed; its log has the reason under this request's id"), exchange
-            )
+            message = "the gateway failed; its log has the reason under this request's id"
+            await sender.error(GatewayError(message), exchange)
         finally:
-            exchange.cancel = None
-            watch.cancel()
-            with suppress(asyncio.CancelledError):
-                await watch
+            if watch.stop() is not None:
+                await watch.stopped()
+
+
+class _Watch:
+    """Ends the exchange when the client hangs up. It begins after a moment: most short exchanges need none."""
+
+    __slots__ = ("_exchange", "_receive", "_task", "_timer")
+    _AFTER = 0.01
+
+    def __init__(self, exchange: Exchange, receive: Receive) -> None:
+        self._exchange = exchange
+        self._receive = receive
+        self._task: asyncio.Task[None] | None = None
+        self._timer = asyncio.get_running_loop().call_later(self._AFTER, self._begin)
+
+    def _begin(self) -> None:
+        self._task = asyncio.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        if self._exchange.cancel is not None:
+            self._exchange.hang_up()
+
+    def stop(self) -> asyncio.Task[None] | None:
+        self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+        return self._task
+
+    async def stopped(self) -> None:
+        if self._task is not None:
+            await asyncio.wait((self._task,))
 
 
 def _joined(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
@@ -124,14 +145,6 @@ def _joined(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
 
 class _Disconnected(Exception):
     """The client hung up before its request was whole."""
-
-
-async def _watch(exchange: Exchange, receive: Receive) -> None:
-    """Wait for the client to hang up, and end the exchange then."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    if exchange.cancel is not None:
-        exchange.hang_up()
 
 
 async def _read_body(headers: Mapping[str, str], receive: Receive, limit: int) -> bytes:
@@ -177,27 +190,30 @@ def _wrong_method(scope: Scope, allowed: str) -> GatewayError:
 class _Sender:
     """Sends one answer, whatever it becomes: whole, in pieces, an error, an error in the middle of a stream."""
 
-    def __init__(self, wire: Wire, send: Send, request_id: str) -> None:
+    def __init__(self, wire: Wire, send: Send, request_id: str = "", comment: float | None = None) -> None:
         self._wire = wire
         self._send = send
+        self._comment = comment
         self._started = False
         self.request_id = request_id
 
-    async def respond(self, exchange: Exchange, response: Response, comment: float | None) -> None:
+    async def respond(self, exchange: Exchange, response: Response) -> None:
         if response.stream is None:
             body = response.body
             for transform in exchange.transforms:
                 body = transform.whole(body)
             await self._whole(response.status, response.content_type, body, _headers(exchange, response))
             return
-        headers = {"cache-control": "no-cache", "x-accel-buffering": "no", **_headers(exchange, response)}
+        headers = _headers(exchange, response)
+        headers += ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
         await self._start(200, "text/event-stream; charset=utf-8", headers)
-        stream = aiter(response.stream) if comment is None else _with_comments(response, comment)
-        async for chunk in stream:
+        send = self._send
+        chunks = aiter(response.stream) if self._comment is None else _with_comments(response.stream, self._comment)
+        async for chunk in chunks:
             if not exchange.client_gone:
-                await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
         exchange.cancel = None
-        await self._send({"type": "http.response.body", "body": b""})
+        await send({"type": "http.response.body", "body": b""})
 
     async def error(self, error: GatewayError, exchange: Exchange | None = None) -> None:
         if exchange is not None and exchange.client_gone:
@@ -208,33 +224,28 @@ class _Sender:
             return
         headers = dict(error.headers)
         if error.retry_after is not None:
-            headers["retry-after"] = str(max(1, round(error.retry_after + 0.499)))
-            headers["retry-after-ms"] = str(max(1, round(error.retry_after * 1000)))
-        if exchange is not None:
-            headers = {**_headers(exchange, None), **headers}
-        await self._whole(error.status_code, "application/json", self._wire.error(error), headers)
+            headers["retry-after"] = str(math.ceil(max(1.0, error.retry_after)))
+            headers["retry-after-ms"] = str(math.ceil(max(1.0, error.retry_after * 1000)))
+        raw = [] if exchange is None else [h for h in _headers(exchange, None) if h[0].decode() not in headers]
+        raw += _encoded(headers)
+        await self._whole(error.status_code, "application/json", self._wire.error(error), raw)
 
-    async def _whole(self, status: int, content_type: str, body: bytes, headers: Mapping[str, str]) -> None:
-        await self._start(status, content_type, headers, length=len(body))
+    async def _whole(self, status: int, content_type: str, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+        headers.append((b"content-length", b"%d" % len(body)))
+        await self._start(status, content_type, headers)
         await self._send({"type": "http.response.body", "body": body})
 
-    async def _start(
-        self, status: int, content_type: str, headers: Mapping[str, str], *, length: int | None = None
-    ) -> None:
-        raw = [(b"content-type", content_type.encode("latin-1"))]
-        if length is not None:
-            raw.append((b"content-length", b"%d" % length))
+    async def _start(self, status: int, content_type: str, headers: list[tuple[bytes, bytes]]) -> None:
+        headers.append((b"content-type", content_type.encode("latin-1")))
         if self.request_id:
-            raw.append((b"x-request-id", self.request_id.encode("latin-1")))
-        raw += [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers.items()]
+            headers.append((b"x-request-id", self.request_id.encode("latin-1")))
         self._started = True
-        await self._send({"type": "http.response.start", "status": status, "headers": raw})
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
 
-async def _with_comments(response: Response, seconds: float) -> Any:
+async def _with_comments(stream: Stream, seconds: float) -> AsyncIterator[bytes]:
     """The stream's chunks, and a comment after every so many seconds of silence."""
-    assert response.stream is not None
-    iterator = aiter(response.stream)
+    iterator = aiter(stream)
     pending: asyncio.Task[bytes] | None = None
     try:
         while True:
@@ -255,19 +266,25 @@ async def _with_comments(response: Response, seconds: float) -> Any:
                 await pending
 
 
-def _headers(exchange: Exchange, response: Response | None) -> dict[str, str]:
-    headers = {"x-junctor-overhead-ms": f"{exchange.overhead * 1000:.2f}"}
-    attempts = exchange.attempts
-    if attempts:
-        headers["x-junctor-attempts"] = str(len(attempts))
-    if response is None:
-        return {**headers, **exchange.headers}
-    if response.target is not None:
-        headers["x-junctor-target"] = response.target.name
+def _headers(exchange: Exchange, response: Response | None) -> list[tuple[bytes, bytes]]:
+    """What the answer says about its making; the plugins' headers among it."""
+    headers = [(b"x-junctor-overhead-ms", b"%.2f" % (exchange.overhead * 1000))]
+    if exchange.attempts:
+        headers.append((b"x-junctor-attempts", b"%d" % len(exchange.attempts)))
+    if response is not None and response.target is not None:
+        headers.append((b"x-junctor-target", response.target.name.encode("latin-1", "replace")))
         if response.stream is None and response.cached is None:
             cost = exchange.cost
-            headers["x-junctor-cost"] = "unpriced" if cost is None else f"{cost.total / 1e9:.9f}"
-    return {**headers, **exchange.headers, **response.headers}
+            headers.append((b"x-junctor-cost", b"unpriced" if cost is None else b"%.9f" % (cost.total / 1e9)))
+    if exchange.headers:
+        headers += _encoded(exchange.headers)
+    if response is not None and response.headers:
+        headers += _encoded(response.headers)
+    return headers
+
+
+def _encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.lower().encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers.items()]
 
 
 class AdminRoute(Route):
@@ -355,19 +372,10 @@ class App:
         if scope["type"] != "http":
             raise RuntimeError(f"{scope['type']} is not served here")
         self.running += 1
-        started = False
-
-        async def noting_send(message: Any) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
         try:
-            await self._router(scope, receive, noting_send)
+            await self._router(scope, receive, send)
         except (GatewayError, HTTPException) as error:
-            if started:
-                raise
-            await _Sender(OPENAI, send, "").error(_as_gateway_error(error))
+            await _Sender(OPENAI, send).error(_as_gateway_error(error))
         finally:
             self.running -= 1
 
