@@ -1,1 +1,5 @@
-"""Knows who calls: client keys, JWT, teams, keys that clients bring."""
+"""Knows who calls: client keys, JWT, teams, and provider keys that clients bring."""
+
+from junctor_auth.plugin import Auth
+
+__all__ = ["Auth"]
