@@ -8,7 +8,7 @@ from random import getrandbits
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from junctor import prices
-from junctor.errors import ConfigError
+from junctor.errors import ConfigError, JunctorError
 from junctor.exchange import Client, Exchange, Request, Response
 from junctor.hookspecs import hookimpl
 from junctor.http import HTTPClient
@@ -121,9 +121,9 @@ class Gateway:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.state.aclose)
             await stack.enter_async_context(self.http)
-            for plugin in self.plugins.by_name.values():
+            for name, plugin in self.plugins.by_name.items():
                 if hasattr(plugin, "__aenter__"):
-                    await stack.enter_async_context(plugin)  # type: ignore[arg-type]
+                    await _open(stack, name, plugin)
             self._stack = stack.pop_all()
         return self
 
@@ -167,6 +167,15 @@ class Gateway:
         name = next(name for name, other in self.plugins.by_name.items() if other is plugin)
         place = next(index for index, step in enumerate(steps) if step.plugin == name)
         return steps[place + 1 :]
+
+
+async def _open(stack: AsyncExitStack, name: str, plugin: Any) -> None:
+    try:
+        await stack.enter_async_context(plugin)
+    except JunctorError:
+        raise
+    except Exception as error:  # someone else's code
+        raise ConfigError(f"plugin '{name}' cannot be opened: {type(error).__name__}: {error}") from error
 
 
 async def _not_delivered(exchange: Exchange, response: Response) -> None:

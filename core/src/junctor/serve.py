@@ -88,7 +88,7 @@ class Process:
         self._listener = listener
         self._app = App(gateway)
         self._stopping = False
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._retiring: dict[asyncio.Task[None], App] = {}
         self._reloading: asyncio.Task[None] | None = None
         self._server = _Server(
             uvicorn.Config(
@@ -101,7 +101,6 @@ class Process:
                 log_config=None,
                 server_header=False,
                 proxy_headers=False,
-                timeout_graceful_shutdown=max(1, round(gateway.settings.server.shutdown_grace)),
             )
         )
 
@@ -129,9 +128,16 @@ class Process:
         if self._stopping:
             os._exit(1)
         self._stopping = True
-        _log.info("stopping: running requests have %g s", self._app.gateway.settings.server.shutdown_grace)
+        settings = self._app.gateway.settings.server
+        _log.info("stopping: %d running requests have %g s", self._app.running, settings.shutdown_grace)
         self._app.ready = False
+        self._app.end_others()
         self._server.should_exit = True
+        asyncio.get_running_loop().call_later(settings.shutdown_grace, self._grace_over)
+
+    def _grace_over(self) -> None:
+        for app in (self._app, *self._retiring.values()):
+            app.end_exchanges()
 
     def _parent_ended(self) -> None:
         asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
@@ -156,33 +162,22 @@ class Process:
         self._app = App(gateway)
         _log.info("the configuration was reloaded from %s", self._file)
         task = asyncio.create_task(_retire(old))
-        self._retiring.add(task)
-        task.add_done_callback(self._retiring.discard)
+        self._retiring[task] = old
+        task.add_done_callback(self._retiring.pop)
 
     async def _close(self) -> None:
         if self._reloading is not None:
             await self._reloading
-        await _drained(self._app, self._app.gateway.settings.server.settle_timeout)
-        for task in self._retiring:
-            task.cancel()
         await asyncio.gather(*self._retiring, return_exceptions=True)
         await self._app.gateway.__aexit__(None, None, None)
 
 
 async def _retire(app: App) -> None:
-    """Close a replaced gateway once its last exchange has ended."""
-    try:
-        await _drained(app, float("inf"))
-    finally:
-        await app.gateway.__aexit__(None, None, None)
-
-
-async def _drained(app: App, seconds: float) -> None:
-    """Wait until no request runs, for so long at the most."""
-    waited = 0.0
-    while app.running and waited < seconds:
+    """Close a replaced gateway once its last request has ended."""
+    app.end_others()
+    while app.running:  # noqa: ASYNC110 (a look now and then, off every request's path)
         await asyncio.sleep(0.05)
-        waited += 0.05
+    await app.gateway.__aexit__(None, None, None)
 
 
 def _announce(gateway: Gateway, listener: socket.socket) -> None:

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route, Router
 
 from junctor import jsons
-from junctor.errors import GatewayError, NotFound, PayloadTooLarge
+from junctor.errors import GatewayError, NotFound, PayloadTooLarge, PluginFailed
 from junctor.exchange import Request, Response
 from junctor.wire import OPENAI
 
@@ -52,6 +52,7 @@ class Endpoint:
         method: str = "POST",
         answer: Callable[[Exchange], Response] | None = None,
     ) -> None:
+        self.running: set[Exchange] = set()
         self._gateway = gateway
         self._wire = wire
         self._operation = operation
@@ -89,6 +90,7 @@ class Endpoint:
 
     async def _run(self, exchange: Exchange, receive: Receive, sender: _Sender) -> None:
         watch = _Watch(exchange, receive)
+        self.running.add(exchange)
         try:
             await self._gateway.pipeline.run(exchange, sender.respond, self._answer)
         except GatewayError as error:
@@ -98,6 +100,7 @@ class Endpoint:
             message = "the gateway failed; its log has the reason under this request's id"
             await sender.error(GatewayError(message), exchange)
         finally:
+            self.running.discard(exchange)
             if watch.stop() is not None:
                 await watch.stopped()
 
@@ -307,6 +310,27 @@ class AdminRoute(Route):
         return key is not None
 
 
+class _Noted:
+    """Keeps the task of every request to a plugin's own path where the server finds it."""
+
+    def __init__(self, app: Any, tasks: set[asyncio.Task[Any]]) -> None:
+        self._app = app
+        self._tasks = tasks
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            await self._app(scope, receive, send)
+        except asyncio.CancelledError:
+            task.uncancel()
+            with suppress(RuntimeError):  # nothing was sent yet
+                await send({"type": "http.response.body", "body": b""})
+        finally:
+            self._tasks.discard(task)
+
+
 class _Admin:
     """Guards an admin path."""
 
@@ -329,12 +353,12 @@ class _Admin:
 
 
 class App:
-    """The application of one gateway. `ready` turns false when the server is going down; `running` counts requests."""
+    """The application of one gateway, and what runs in it. `ready` turns false when the server is going down."""
 
     def __init__(self, gateway: Gateway) -> None:
         self.gateway = gateway
         self.ready = True
-        self.running = 0
+        self._others: set[asyncio.Task[Any]] = set()
         routes = [
             self._route("/v1/chat/completions", "chat"),
             self._route("/v1/embeddings", "embeddings"),
@@ -345,6 +369,8 @@ class App:
             Route("/health/ready", _Health(lambda: self.ready)),
             *self._contributed(),
         ]
+        endpoints = [route.endpoint for route in routes if isinstance(route, Route)]
+        self._endpoints = [endpoint for endpoint in endpoints if isinstance(endpoint, Endpoint)]
         self._router = Router(routes=routes, redirect_slashes=False, default=_no_such_path)
 
     def _route(self, path: str, operation: str) -> Route:
@@ -356,6 +382,9 @@ class App:
         for implementation in reversed(self.gateway.plugins.manager.hook.http_routes.get_hookimpls()):
             contributed = cast("Iterable[BaseRoute]", implementation.function())
             routes += [route for route in contributed if not isinstance(route, AdminRoute) or route.guard(key)]
+        for route in routes:
+            if isinstance(route, Route) and not isinstance(route.endpoint, Endpoint):
+                route.app = _Noted(route.app, self._others)
         return routes
 
     def _models(self, exchange: Exchange) -> Response:
@@ -371,13 +400,25 @@ class App:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             raise RuntimeError(f"{scope['type']} is not served here")
-        self.running += 1
         try:
             await self._router(scope, receive, send)
         except (GatewayError, HTTPException) as error:
             await _Sender(OPENAI, send).error(_as_gateway_error(error))
-        finally:
-            self.running -= 1
+
+    @property
+    def running(self) -> int:
+        """Requests that have not ended."""
+        return sum(len(endpoint.running) for endpoint in self._endpoints) + len(self._others)
+
+    def end_others(self) -> None:
+        """End what plugins serve at their own paths: an event stream for a page would never end by itself."""
+        for task in self._others:
+            task.cancel()
+
+    def end_exchanges(self) -> None:
+        """End every exchange with an error that says why; the grace is over."""
+        for exchange in [exchange for endpoint in self._endpoints for exchange in endpoint.running]:
+            exchange.end(PluginFailed("the gateway is shutting down", code="shutting_down", retry_after=1.0))
 
 
 def _as_gateway_error(error: GatewayError | HTTPException) -> GatewayError:

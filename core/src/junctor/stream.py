@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncGenerator  # noqa: TC003 (asked at run time)
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 from junctor.errors import ErrorKind, ProviderError
@@ -70,6 +71,7 @@ class Stream:
         self._silence = silence
         self._first: bytes | None = None
         self._end = b""
+        self._iteration: AsyncGenerator[bytes] | None = None
         self._share: Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]] | None = None
         self._transforms: Sequence[Transform] = ()
         self._limit = 0
@@ -97,31 +99,24 @@ class Stream:
         self._limit = record_limit
         self._kept = [] if record_limit else None
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        await self.prime()
-        events = self._events()
-        async for part in events if self._share is None else self._share(events):
-            if out := self._pass(part):
-                yield out
-        tail = b""
-        for transform in self._transforms:
-            tail = (transform.feed(tail) if tail else b"") + transform.flush()
-        self.exhausted = True
-        yield tail + self._end
+    def __aiter__(self) -> AsyncGenerator[bytes]:
+        self._iteration = self._events(self._pass, last=True) if self._share is None else self._shared(self._share)
+        return self._iteration
 
-    async def _events(self) -> AsyncIterator[bytes]:
-        """The provider's events to their clean end, before any transform."""
-        if self._first:
-            yield self._first
+    async def _events(self, through: Callable[[bytes], bytes], *, last: bool) -> AsyncGenerator[bytes]:
+        """The provider's events to their clean end; `last` says that nothing comes between them and the client."""
+        await self.prime()
+        if self._first and (out := through(self._first)):
+            yield out
         while True:
             try:
                 with Silence(self, self._silence) as silence:
                     async for data in self._source:
                         self.last = time.monotonic()
                         events = self.reader.feed(data)
-                        if events:
+                        if events and (out := through(events)):
                             self.sending = True
-                            yield events
+                            yield out
                             self.sending = False
                             self.last = time.monotonic()
                             silence.resume()
@@ -133,6 +128,21 @@ class Stream:
                     break
                 if not await self._continued(error):
                     raise
+        if last:
+            yield self._ending()
+
+    async def _shared(self, share: Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]]) -> AsyncGenerator[bytes]:
+        async for part in share(self._events(bytes, last=False)):
+            if out := self._pass(part):
+                yield out
+        yield self._ending()
+
+    def _ending(self) -> bytes:
+        tail = b""
+        for transform in self._transforms:
+            tail = (transform.feed(tail) if tail else b"") + transform.flush()
+        self.exhausted = True
+        return tail + self._end
 
     @property
     def shared(self) -> bool:
@@ -188,9 +198,14 @@ class Stream:
         """Release the provider's connection. Idempotent."""
         close, self._close = self._close, None
         closed, self._closed = self._closed, []
+        self._share = None
         try:
             if close is not None:
                 await close()
+            if self._iteration is not None:
+                await self._iteration.aclose()
+            if isinstance(self._source, AsyncGenerator):
+                await self._source.aclose()
         finally:
             for callback in closed:
                 callback()
