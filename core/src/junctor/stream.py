@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator  # noqa: TC003 (asked at run time)
+from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 from junctor.errors import ErrorKind, ProviderError

@@ -159,7 +159,7 @@ def parse_object(body: bytes, *, max_depth: int) -> dict[str, Any]:
     try:
         data = jsons.loads(body)
     except ValueError as error:
-        deep = "deep" in str(error) or "recursion" in str(error).lower()
+        deep = any(word in str(error).lower() for word in ("deep", "depth", "recursion"))
         message = "the body's JSON is nested too deep" if deep else f"the body is not JSON: {error}"
         raise BadRequest(message, code="invalid_json") from None
     if not isinstance(data, dict):
