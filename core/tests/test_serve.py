@@ -1,0 +1,167 @@
+"""The real process: signals, reload, workers, and the command line."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+
+import pytest
+
+CONFIG = """
+server: {{port: 0, shutdown_grace: 5s}}
+models:
+  - name: {name}
+    targets: [{{target: openai/gpt-4o-mini, base_url: "http://127.0.0.1:9/v1", api_key: sk-provider}}]
+plugins: [relay]
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(CONFIG.format(name="first"))
+    return path
+
+
+class Server:
+    def __init__(self, process, log):
+        self.process, self._log = process, log
+
+    @property
+    def log(self):
+        return self._log.read_text()
+
+    def wait_for(self, pattern, seconds=20):
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            if found := re.search(pattern, self.log):
+                return found
+            time.sleep(0.02)
+        raise AssertionError(f"{pattern!r} did not come up in:\n{self.log}")
+
+    def get(self, path):
+        port = self.wait_for(r"ready on http://127\.0\.0\.1:(\d+)")[1]
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+            return answer.read().decode()
+
+
+@contextmanager
+def serving(file, *arguments, **environ):
+    log = file.parent / f"log-{time.monotonic_ns()}"
+    with log.open("w") as out:
+        command = [sys.executable, "-m", "junctor", "serve", "-c", str(file), *arguments]
+        process = subprocess.Popen(command, stderr=out, env=os.environ | environ)
+        try:
+            yield Server(process, log)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def run(*arguments, cwd=None):
+    return subprocess.run([sys.executable, "-m", "junctor", *arguments], capture_output=True, text=True, cwd=cwd)
+
+
+def test_serves_and_ends_with_0_at_sigterm(file):
+    with serving(file) as server:
+        assert "first" in server.get("/v1/models")
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(10) == 0
+
+
+def test_an_option_beats_the_environment_and_the_file(file):
+    with serving(file, "--port", "0", JUNCTOR_SERVER__PORT="1") as server:
+        assert "first" in server.get("/v1/models")
+
+
+def test_sighup_reads_the_file_again_and_a_bad_file_changes_nothing(file):
+    with serving(file) as server:
+        server.get("/v1/models")
+        file.write_text(CONFIG.format(name="second"))
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_for("was reloaded")
+        assert "second" in server.get("/v1/models")
+        file.write_text("models: [")
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_for("was not reloaded")
+        assert "second" in server.get("/v1/models")
+
+
+def test_the_command_reload_checks_first_and_then_tells_the_process(file, tmp_path):
+    pid_file = tmp_path / "pid"
+    with serving(file, "--pid-file", str(pid_file)) as server:
+        server.get("/health/ready")
+        file.write_text("plugins: [nope]")
+        assert run("reload", "-c", str(file), "--pid-file", str(pid_file)).returncode == 1
+        file.write_text(CONFIG.format(name="third"))
+        assert run("reload", "-c", str(file), "--pid-file", str(pid_file)).returncode == 0
+        server.wait_for("was reloaded")
+        assert "third" in server.get("/v1/models")
+
+
+def test_a_crashed_worker_is_replaced_and_all_end_together(file, redis_url):
+    with serving(file, "--workers", "2", JUNCTOR_STATE__URL=redis_url) as server:
+        server.wait_for(r"(?s)ready on.*ready on")
+        children = subprocess.check_output(["pgrep", "-P", str(server.process.pid)], text=True).split()
+        os.kill(int(children[0]), signal.SIGKILL)
+        server.wait_for(r"(?s)ready on.*ready on.*ready on")
+        assert "first" in server.get("/v1/models")
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(10) == 0
+    assert subprocess.run(["pgrep", "-P", children[1]], capture_output=True).returncode == 1
+
+
+def test_a_port_that_is_taken_is_told_with_the_remedy(file):
+    with serving(file) as server:
+        port = server.wait_for(r"ready on http://127\.0\.0\.1:(\d+)")[1]
+        second = run("serve", "-c", str(file), "--port", port)
+    assert second.returncode == 1
+    assert "Address already in use; choose another with --port" in second.stderr
+
+
+def test_check_tells_every_mistake_and_exits_with_1(file):
+    file.write_text("server: {prt: 1}\nmodels: [{name: a, targets: [{target: x/y}]}]\nplugins: [realy]")
+    result = run("check", "-c", str(file))
+    assert result.returncode == 1
+    assert len(result.stderr.strip().splitlines()) == 2
+    assert "did you mean 'port'" in result.stderr
+    assert "did you mean 'relay'" in result.stderr
+
+
+def test_check_is_content_with_a_good_file(file):
+    result = run("check", "-c", str(file))
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "good (1 models, 1 plugins)" in result.stdout
+
+
+def test_plugins_lists_versions_and_the_order_of_hooks(file):
+    result = run("plugins", "-c", str(file))
+    assert re.search(r"relay\s+enabled\s+junctor-relay 0\.", result.stdout)
+    assert re.search(r"call\s+relay", result.stdout)
+    assert re.search(r"route\s+file_order", result.stdout)
+
+
+@pytest.mark.parametrize("command", ["serve", "check", "plugins", "reload", "assets"])
+def test_every_command_explains_itself(command):
+    result = run(command, "--help")
+    assert result.returncode == 0
+    assert "usage: junctor" in result.stdout
+
+
+def test_a_second_signal_ends_at_once(file):
+    with serving(file) as server:
+        server.get("/health/ready")
+        server.process.send_signal(signal.SIGTERM)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(5) in (0, 1)
+
+
+def test_importing_junctor_imports_no_provider_library():
+    heavy = ("litellm", "redis", "httpx", "aiohttp", "openai")
+    code = f"import sys, junctor; print([m for m in {heavy} if m in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
