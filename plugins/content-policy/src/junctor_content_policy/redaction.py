@@ -15,7 +15,7 @@ from junctor import jsons
 from junctor_content_policy.deltas import Delta, deltas, ended
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
 __all__ = ["Placeholders", "Restorer"]
 
@@ -136,14 +136,16 @@ class Restorer:
             text = text[:-begun]
         return self._placeholders.restore(text, in_json=delta.in_json) if "[" in text else text
 
-    def _released(self, found: list[Delta], finished: Any) -> Iterator[bytes]:
+    def _released(self, found: list[Delta], finished: Collection[Any] | bool) -> Iterator[bytes]:
         if not self._held:
             return
         going_on = {delta.channel for delta in found}
         groups = {delta.group for delta in found}
         for channel, (text, delta, head) in list(self._held.items()):
-            over = finished is True or delta.group in finished if finished else False
-            if (over and channel not in going_on) or (delta.group in groups and channel not in going_on):
+            over = finished is True or (finished is not False and delta.group in finished)
+            # Arguments of several calls may come interleaved; other text is complete when something else follows.
+            passed = delta.group in groups and not delta.in_json
+            if channel not in going_on and (over or passed):
                 del self._held[channel]
                 yield head + b"data: " + jsons.dumps(delta.alone(text)) + b"\n\n"
 
