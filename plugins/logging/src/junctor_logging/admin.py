@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -11,6 +12,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from junctor.errors import BadRequest, GatewayError
 from junctor.server import AdminRoute
+from junctor_logging.record import from_line
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -73,20 +75,19 @@ class Admin:
         where = {name: value for name, value in given.items() if name in _FILTERS}
         if unknown := set(given) - set(where):
             raise BadRequest(f"'{min(unknown)}' is not known; there is {', '.join(_FILTERS)}, limit, before, content")
-        found = {} if before else {one.record.record: one.line for one in self._recent.find(limit, where)}
+        found = {} if before else {one.key: one.data for one in self._recent.find(limit, where)}
         if len(found) < limit and self._ledger is not None and set(where) <= set(_IN_LEDGER):
             with contextlib.suppress(GatewayError):  # a database that is down does not hide what is in memory
                 for record, story in await self._read(lambda c: _stories(c, where, before, limit)):
-                    found.setdefault(record, story)
-        stories = [orjson.loads(line) for line in found.values()]
-        stories.sort(key=lambda story: (story["time"], story["record"]), reverse=True)
+                    found.setdefault(record, from_line(story).data)
+        stories = sorted(found.values(), key=lambda story: (_instant(story["time"]), story["record"]), reverse=True)
         if with_content and len(stories) == 1:
-            await self._add_content(stories[0])
-        return Response(orjson.dumps({"exchanges": stories[:limit]}), media_type="application/json")
+            stories[0] = stories[0] | {"content": await self._content_of(stories[0]["record"])}
+        answer = orjson.dumps({"exchanges": stories[:limit]}, default=str, option=orjson.OPT_UTC_Z)
+        return Response(answer, media_type="application/json")
 
-    async def _add_content(self, story: dict[str, Any]) -> None:
-        if self._ledger is not None:
-            story["content"] = await self._read(lambda connection: _content(connection, story["record"]))
+    async def _content_of(self, record: str) -> Any:
+        return await self._read(lambda connection: _content(connection, record))
 
     async def stream(self, request: Request) -> Response:
         """Server-sent events: `exchange` for every record, `missed` where the reader was too slow."""
@@ -143,6 +144,10 @@ async def _next(watcher: Watcher) -> bytes:
     missed, watcher.missed = watcher.missed, 0
     head = b"event: missed\ndata: %d\n\n" % missed if missed else b""
     return head + b"event: exchange\ndata: " + line + b"\n\n"
+
+
+def _instant(time: datetime | str) -> datetime:
+    return time if isinstance(time, datetime) else datetime.fromisoformat(time)
 
 
 def _stories(connection: Connection, where: Mapping[str, str], before: str, limit: int) -> list[tuple[str, bytes]]:

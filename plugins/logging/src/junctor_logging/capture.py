@@ -9,39 +9,31 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from junctor import ClientDisconnected, DeadlineExceeded, GatewayError, NoTarget, PluginFailed, ProviderError
+from junctor import ClientDisconnected, DeadlineExceeded, GatewayError, NoTarget, PluginFailed, ProviderError, Response
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from junctor import Client, Cost, Exchange, Request, Response, Target, Usage
+    from junctor import Attempt, Client, Exchange, Target, Usage
     from junctor_logging.content import Content
 
-__all__ = ["Capturer", "Captured", "Tried", "outcome_of"]
+__all__ = ["Captured", "Capturer", "outcome_of"]
 
 _ROOM = "logging"
 _SECRET_HEADERS = ("authorization", "x-api-key", "api-key", "x-goog-api-key", "cookie")
-
-
-class Tried(NamedTuple):
-    """One attempt; times are `time.monotonic()`."""
-
-    target: Target
-    started: float
-    first_byte: float
-    ended: float
-    error: dict[str, Any] | None
-    abandoned: bool
-    of: str
-    usage: Usage | None
-    cost: Cost | None
+_NO_ANSWER = Response()
+_Error = dict[str, Any]
 
 
 class Captured(NamedTuple):
-    """One exchange; times are `time.monotonic()`. `secrets` are this request's own, to be kept out of its record."""
+    """One exchange; times are `time.monotonic()`, but `started_at`. `errors` are those of the attempts, by their place.
+
+    `secrets` are this request's own, to be kept out of its record.
+    """
 
     record: str
     id: str
@@ -49,7 +41,6 @@ class Captured(NamedTuple):
     started: float
     first_byte: float
     ended: float
-    overhead: float
     purpose: str
     parent: str
     parent_record: str
@@ -59,22 +50,22 @@ class Captured(NamedTuple):
     path: str
     model: str
     stream: bool
-    traceparent: str
+    traceparent: str | None
     request_bytes: int
     response_bytes: int
     outcome: str
     status: int
-    error: dict[str, Any] | None
+    error: _Error | None
     target: Target | None
     answered_model: str
-    finish_reason: str
+    finish_reason: str | None
     cached: str | None
     usage: Usage | None
-    cost: Cost | None
-    attempts: list[Tried]
+    attempts: Sequence[Attempt]
+    errors: Mapping[int, _Error]
     facts: dict[str, Any]
     timings: dict[tuple[str, str], float]
-    secrets: tuple[str, ...]
+    secrets: Sequence[str]
     content: Content | None
 
 
@@ -97,71 +88,61 @@ class Capturer:
         self, exchange: Exchange, response: Response | None, error: BaseException | None, content: Content | None = None
     ) -> Captured:
         """What the record will be made of."""
-        request, parent = exchange.request, exchange.parent
-        outcome, status = ("answered", 200) if error is None else outcome_of(error)
-        attempts = [
-            Tried(
-                a.target,
-                a.started,
-                a.first_byte,
-                a.ended,
-                None if a.error is None else _error_of(a.error),
-                a.abandoned,
-                a.of,
-                a.usage,
-                a.cost,
+        request, parent, attempts = exchange.request, exchange.parent, exchange.attempts
+        errors: dict[int, _Error] = {}
+        secrets: Sequence[str] = ()
+        given = response or _NO_ANSWER
+        if error is not None:
+            outcome, status = outcome_of(error)
+        else:
+            outcome, status = "answered" if given.cached is None else "cached", given.status
+        if error is not None or content is not None or len(attempts) > 1:
+            secrets = _secrets_of(request.headers)
+            errors = {place: _error_of(a.error) for place, a in enumerate(attempts) if a.error is not None}
+        # An error holds its traceback, and that the frames with the bodies.
+        kept = [a if a.error is None else replace(a, error=None) for a in attempts]
+        stream = given.stream
+        return Captured._make(
+            (
+                self.record_of(exchange),
+                exchange.id,
+                exchange.started_at,
+                exchange.started,
+                exchange.first_byte,
+                time.monotonic(),
+                exchange.purpose,
+                "" if parent is None else parent.id,
+                "" if parent is None else self.record_of(parent),
+                exchange.client,
+                request.wire.name,
+                request.operation,
+                request.path,
+                request.model,
+                request.stream,
+                request.headers.get("traceparent"),
+                request.size,
+                len(given.body) if stream is None else getattr(stream, "size", 0),
+                outcome,
+                status,
+                None if error is None else _error_of(error),
+                given.target,
+                given.model,
+                given.finish_reason,
+                given.cached,
+                given.usage,
+                kept,
+                errors,
+                exchange.facts.copy(),
+                exchange.timings.copy(),
+                secrets,
+                content,
             )
-            for a in exchange.attempts
-        ]
-        if error is None and response is not None:
-            status = response.status
-            if response.cached is not None:
-                outcome = "cached"
-        return Captured(
-            self.record_of(exchange),
-            exchange.id,
-            exchange.started_at,
-            exchange.started,
-            exchange.first_byte,
-            time.monotonic(),
-            exchange.overhead,
-            exchange.purpose,
-            "" if parent is None else parent.id,
-            "" if parent is None else self.record_of(parent),
-            exchange.client,
-            request.wire.name,
-            request.operation,
-            request.path,
-            request.model,
-            request.stream,
-            request.headers.get("traceparent", ""),
-            request.size,
-            0 if response is None else _size_of(response),
-            outcome,
-            status,
-            None if error is None else _error_of(error),
-            None if response is None else response.target,
-            "" if response is None else response.model,
-            "" if response is None else response.finish_reason or "",
-            None if response is None else response.cached,
-            None if response is None else response.usage,
-            exchange.cost,
-            attempts,
-            dict(exchange.facts),
-            dict(exchange.timings),
-            _secrets_of(request.headers) if error is not None or content is not None or len(attempts) > 1 else (),
-            content,
         )
 
 
-def _size_of(response: Response) -> int:
-    stream = response.stream
-    return len(response.body) if stream is None else getattr(stream, "size", 0)
-
-
-def _secrets_of(headers: Mapping[str, str]) -> tuple[str, ...]:
+def _secrets_of(headers: Mapping[str, str]) -> Sequence[str]:
     found = [headers[name].split(" ")[-1] for name in _SECRET_HEADERS if headers.get(name)]
-    return tuple(value for value in found if len(value) >= 8)
+    return [value for value in found if len(value) >= 8]
 
 
 def outcome_of(error: BaseException) -> tuple[str, int]:
@@ -179,7 +160,7 @@ def outcome_of(error: BaseException) -> tuple[str, int]:
     return "failed", 500
 
 
-def _error_of(error: BaseException) -> dict[str, Any]:
+def _error_of(error: BaseException) -> _Error:
     if isinstance(error, ProviderError):
         return {
             "type": type(error).__name__,

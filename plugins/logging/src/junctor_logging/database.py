@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import create_engine, event, inspect, make_url, text
 from sqlalchemy.pool import NullPool
 
@@ -69,6 +68,11 @@ def migrate(connection: Connection) -> None:
     with _alone(connection):
         if _version(connection) == HEAD:
             return
+        # Alembic tells of its own plugins at INFO, once a process.
+        logging.getLogger("alembic.runtime").setLevel(logging.WARNING)
+        from alembic import command
+        from alembic.config import Config
+
         config = Config()
         config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
         config.attributes["connection"] = connection

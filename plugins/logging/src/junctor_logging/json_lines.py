@@ -20,7 +20,8 @@ from junctor_logging.sinks import Unavailable
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from junctor_logging.sinks import Context, Entry
+    from junctor_logging.record import Entry
+    from junctor_logging.sinks import Context
 
 __all__ = ["JSONLines", "JSONLinesSettings"]
 
@@ -76,8 +77,8 @@ class JSONLines:
         with self._locked():
             self._follow()
             if again:
-                there = self._there({entry.record.record.encode() for entry in batch})
-                lines = [line for line, entry in zip(lines, batch, strict=True) if entry.record.record.encode() not in there]
+                there = self._there({entry.key.encode() for entry in batch})
+                lines = [line for line, entry in zip(lines, batch, strict=True) if entry.key.encode() not in there]
             self._append(b"".join(lines))
             if self._is_due(os.fstat(self._file)):
                 self._rotate()

@@ -15,7 +15,8 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from junctor import ConfigError, Duration, Section
 from junctor_logging import tables
 from junctor_logging.database import address, connect, migrate
-from junctor_logging.rows import exchange_row, line_rows, milliseconds
+from junctor_logging.record import without_content
+from junctor_logging.rows import exchange_row, line_rows
 from junctor_logging.sinks import Rejected
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Engine, Table
 
-    from junctor_logging.sinks import Context, Entry
+    from junctor_logging.record import Entry
+    from junctor_logging.sinks import Context
 
 __all__ = ["Ledger", "LedgerSettings"]
 
@@ -74,11 +76,10 @@ class Ledger:
     def write(self, batch: Sequence[Entry], *, again: bool) -> None:
         connection = self._connection
         assert connection is not None
-        records = [entry.record for entry in batch]
         try:
             with connection.begin():
-                self._put(connection, tables.exchanges, [_exchange(entry) for entry in batch])
-                self._put(connection, tables.lines, [row for record in records for row in line_rows(record)])
+                self._put(connection, tables.exchanges, [exchange_row(without_content(entry)) for entry in batch])
+                self._put(connection, tables.lines, [row for entry in batch for row in line_rows(entry)])
                 self._put(connection, tables.contents, [row for entry in batch if (row := _content(entry)) is not None])
                 fresh = self._fresh_prices(batch)
                 self._put(connection, tables.prices, list(fresh.values()))
@@ -98,16 +99,9 @@ class Ledger:
             connection.exec_driver_sql(self._insert[table.name], rows)
 
     def _fresh_prices(self, batch: Sequence[Entry]) -> dict[str, tuple[Any, ...]]:
-        found = {
-            a.price.id: a.price
-            for entry in batch
-            for a in entry.record.attempts
-            if a.price is not None and a.price.id not in self._prices
-        }
-        return {
-            id: (p.id, p.source, p.input, p.output, p.cache_read, p.cache_write, p.above_tokens, p.discount)  # noqa: A001
-            for id, p in found.items()  # noqa: A001
-        }
+        prices = [attempt["price"] for entry in batch for attempt in entry.data["attempts"]]
+        fresh = {price["id"]: price for price in prices if price is not None and price["id"] not in self._prices}
+        return {name: tuple(price.get(column.name) for column in tables.prices.c) for name, price in fresh.items()}
 
     def _clean(self, connection: Connection) -> None:
         """Delete what is over its time, a piece at a time."""
@@ -143,16 +137,8 @@ def _insert(table: Table, dialect: Any) -> str:
     return f"INSERT INTO {table.name} ({names}) VALUES ({values}) ON CONFLICT DO NOTHING"  # noqa: S608
 
 
-def _exchange(entry: Entry) -> tuple[Any, ...]:
-    record, line = entry
-    if record.content is not None:
-        line = orjson.dumps({**orjson.loads(line), "content": None})
-    return exchange_row(record, line)
-
-
 def _content(entry: Entry) -> tuple[Any, ...] | None:
-    record = entry.record
-    if record.content is None:
+    content = entry.data["content"]
+    if content is None:
         return None
-    expires = milliseconds(record) + int(record.content.get("retention", 0)) * 1000
-    return (record.record, expires, orjson.dumps(record.content).decode())
+    return (entry.key, entry.at + int(content.get("retention", 0)) * 1000, orjson.dumps(content).decode())

@@ -12,8 +12,8 @@ from junctor_logging.sinks import Unavailable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from junctor_logging.record import Record
-    from junctor_logging.sinks import Context, Entry
+    from junctor_logging.record import Entry, Record
+    from junctor_logging.sinks import Context
 
 __all__ = ["OTLP", "OTLPSettings"]
 
@@ -87,7 +87,7 @@ def _log_record(entry: Entry) -> Any:
     at = int(record.time.timestamp() * 1e9)
     return LogRecord(
         timestamp=at,
-        observed_timestamp=at + int(record.duration * 1e6),
+        observed_timestamp=at + int(record.duration_us * 1000),
         context=TraceContext(),
         severity_number=SeverityNumber.ERROR if error else SeverityNumber.INFO,
         severity_text="ERROR" if error else "INFO",

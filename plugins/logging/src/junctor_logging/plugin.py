@@ -15,8 +15,8 @@ from junctor_logging.pump import Pump
 from junctor_logging.recent import Recent
 from junctor_logging.redact import Redactor
 from junctor_logging.settings import LoggingSettings
-from junctor_logging.sinks import Context, Entry, read_sinks
-from junctor_logging.writer import Writer, without_content
+from junctor_logging.sinks import Context, read_sinks
+from junctor_logging.writer import Writer
 
 if TYPE_CHECKING:
     import argparse
@@ -62,7 +62,7 @@ class Logging:
             limit=settings.queue,
             batch=settings.batch,
             flush=settings.flush,
-            seen=self._seen,
+            seen=self._recent.add,
         )
         self._closed = False
         if self._recorder is not None:
@@ -119,9 +119,6 @@ class Logging:
         lost = stats["dropped"] + sum(sink.get("dropped", 0) for sink in stats["sinks"].values())
         if lost:
             _log.error("%d records were dropped in this process's life: %s", lost, stats)
-
-    def _seen(self, entries: Sequence[Entry]) -> None:
-        self._recent.add(entries, without_content)
 
 
 def _before(recorder: Recorder) -> Any:

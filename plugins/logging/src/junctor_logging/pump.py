@@ -10,14 +10,15 @@ import time
 from collections import Counter, deque
 from typing import TYPE_CHECKING
 
-from junctor_logging.record import decode
-from junctor_logging.sinks import Entry, Rejected, Unavailable
+from junctor_logging.record import from_line
+from junctor_logging.sinks import Rejected, Unavailable
 from junctor_logging.spool import Spool, orphans
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from junctor_logging.record import Entry
     from junctor_logging.settings import SpoolSettings
     from junctor_logging.sinks import Sink
 
@@ -176,7 +177,7 @@ class Pump:
         entries = []
         for line in lines:
             try:
-                entries.append(Entry(decode(line), line))
+                entries.append(from_line(line))
             except ValueError:
                 self.counts["torn"] += 1
                 self._tell("torn", "a line of the spool is torn, as a process that is killed leaves it")
@@ -213,7 +214,7 @@ class Pump:
         if len(entries) == 1:
             self.counts["rejected"] += 1
             self.counts["dropped"] += 1
-            self._tell("reject", "record %s is not taken, and dropped: %s", entries[0].record.record, error)
+            self._tell("reject", "record %s is not taken, and dropped: %s", entries[0].key, error)
             return 1
         middle = len(entries) // 2
         first = self._deliver(entries[:middle], again=again)

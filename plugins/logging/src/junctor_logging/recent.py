@@ -5,25 +5,20 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+import orjson
+
+from junctor_logging.record import without_content
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from junctor_logging.record import Record
-    from junctor_logging.sinks import Entry
+    from junctor_logging.record import Entry
 
-__all__ = ["Recent", "Seen", "Watcher"]
-
-
-_LONGEST_LINE = 262_144
+__all__ = ["Recent", "Watcher"]
 
 
-class Seen(NamedTuple):
-    """A record without content, as its line, and what it can be found by."""
-
-    record: Record
-    line: bytes
 
 
 class Watcher:
@@ -44,7 +39,7 @@ class Recent:
     """A ring of the last `limit` records. Filled from the writer's thread, read from the event loop."""
 
     def __init__(self, limit: int) -> None:
-        self._ring: deque[Seen] = deque(maxlen=limit)
+        self._ring: deque[Entry] = deque(maxlen=limit)
         self._guard = threading.Lock()
         self._watchers: set[Watcher] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -53,27 +48,27 @@ class Recent:
         """Say in which loop the watchers are."""
         self._loop = loop
 
-    def add(self, entries: Sequence[Entry], plain: Callable[[Entry], Entry]) -> None:
+    def add(self, entries: Sequence[Entry]) -> None:
         """Keep these, without content, and tell the watchers."""
-        seen = [Seen(*plain(entry)) for entry in entries if len(entry.line) <= _LONGEST_LINE]
+        seen = [without_content(entry) for entry in entries]
         with self._guard:
             self._ring.extend(seen)
         loop = self._loop
         if self._watchers and loop is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(self._tell, [one.line for one in seen])
+            loop.call_soon_threadsafe(self._tell, [orjson.dumps(one.data, default=str, option=orjson.OPT_UTC_Z) for one in seen])
 
     def _tell(self, lines: Sequence[bytes]) -> None:
         for watcher in self._watchers:
             for line in lines:
                 watcher.put(line)
 
-    def find(self, limit: int, where: Mapping[str, str]) -> list[Seen]:
+    def find(self, limit: int, where: Mapping[str, str]) -> list[Entry]:
         """The newest first; `where` wants equal values."""
         with self._guard:
             ring = list(self._ring)
-        found: list[Seen] = []
+        found: list[Entry] = []
         for one in reversed(ring):
-            if all(getattr(one.record, name) == value for name, value in where.items()):
+            if all(one.data[name] == value for name, value in where.items()):
                 found.append(one)
                 if len(found) == limit:
                     break

@@ -1,17 +1,28 @@
 """The record: what is known of one exchange when it is over. Its schema is in `docs/logging.md`, checked by a test.
 
-Times are milliseconds, sizes bytes, money integer nano-dollars (1e-9 US dollar).
+Times are integer microseconds, sizes bytes, money integer nano-dollars (1e-9 US dollar).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime
+from dataclasses import MISSING, dataclass, field, fields
+from datetime import datetime
 from typing import Any
 
 import orjson
 
-__all__ = ["SCHEMA", "AttemptLine", "Money", "Price", "Record", "Tokens", "decode", "encode"]
+__all__ = [
+    "SCHEMA",
+    "AttemptLine",
+    "Entry",
+    "Money",
+    "Price",
+    "Record",
+    "Tokens",
+    "encode",
+    "from_line",
+    "without_content",
+]
 
 SCHEMA = 1
 """Rises when a field changes its meaning or goes away; a new field does not change it."""
@@ -59,13 +70,13 @@ class Price:
 class AttemptLine:
     """One call of one target. `kind` is `first`, `retry` (same target), `fallback` (another one) or `hedge`."""
 
-    target: str
-    provider: str
-    key_id: str
-    kind: str
-    started: float
-    duration: float
-    first_byte: float | None = None
+    target: str = ""
+    provider: str = ""
+    key_id: str = ""
+    kind: str = "first"
+    started_us: int = 0
+    duration_us: int = 0
+    first_byte_us: int | None = None
     error: dict[str, Any] | None = None
     abandoned: bool = False
     usage: Tokens | None = None
@@ -112,10 +123,10 @@ class Record:
     target: str = ""
     provider: str = ""
     answered_model: str = ""
-    duration: float = 0.0
-    first_byte: float | None = None
-    overhead: float = 0.0
-    timings: dict[str, float] = field(default_factory=dict)
+    duration_us: int = 0
+    first_byte_us: int | None = None
+    overhead_us: int = 0
+    timings_us: dict[str, int] = field(default_factory=dict)
     request_bytes: int = 0
     response_bytes: int = 0
     usage: Tokens | None = None
@@ -130,7 +141,71 @@ class Record:
     content: dict[str, Any] | None = None
 
 
-_OPTIONS = orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS
+class Entry:
+    """A record on its way: `data` has all its fields as plain values, `line` is what is written (JSON, no line end).
+
+    `at` is the time in milliseconds since the epoch. In the line, fields that are empty, zero or false are left out.
+    """
+
+    __slots__ = ("at", "data", "line")
+
+    def __init__(self, data: dict[str, Any], line: bytes, at: int) -> None:
+        self.data = data
+        self.line = line
+        self.at = at
+
+    @property
+    def key(self) -> str:
+        """What makes the record unique."""
+        key: str = self.data["record"]
+        return key
+
+    @property
+    def record(self) -> Record:
+        """The same as an object; for sinks that want types and not speed."""
+        data = dict(self.data)
+        time = data["time"]
+        data["time"] = time if isinstance(time, datetime) else datetime.fromisoformat(time)
+        data["usage"] = _made(Tokens, data["usage"])
+        data["cost"] = _made(Money, data["cost"])
+        data["attempts"] = [_attempt(attempt) for attempt in data["attempts"]]
+        return Record(**data)
+
+
+def _attempt(data: dict[str, Any]) -> AttemptLine:
+    parts = {"usage": Tokens, "cost": Money, "price": Price}
+    return AttemptLine(**data | {key: _made(kind, data[key]) for key, kind in parts.items()})
+
+
+def _made(kind: Any, data: dict[str, Any] | None) -> Any:
+    return None if data is None else kind(**data)
+
+
+def _defaults(kind: Any) -> dict[str, Any]:
+    """Of each field that has one; a list or an object is made anew by whoever uses this."""
+    return {
+        f.name: f.default if f.default is not MISSING else f.default_factory()
+        for f in fields(kind)
+        if f.default is not MISSING or f.default_factory is not MISSING
+    }
+
+
+_RECORD = _defaults(Record)
+_ATTEMPT = _defaults(AttemptLine)
+_OPTIONS = orjson.OPT_UTC_Z
+_ODD = orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS
+
+
+def encode(data: dict[str, Any]) -> bytes:
+    """All fields of a record as its line."""
+    kept = {name: value for name, value in data.items() if value}
+    attempts = data["attempts"]
+    if attempts:
+        kept["attempts"] = [{name: value for name, value in one.items() if value} for one in attempts]
+    try:
+        return orjson.dumps(kept, default=_shown, option=_OPTIONS)
+    except TypeError:  # a lone surrogate in a client's text, or a key that is no text
+        return orjson.dumps(_without_surrogates(kept), default=_shown, option=_ODD)
 
 
 def _shown(value: object) -> Any:
@@ -138,52 +213,29 @@ def _shown(value: object) -> Any:
     return sorted(map(str, value)) if isinstance(value, (set, frozenset)) else str(value)[:1000]
 
 
-def encode(record: Record) -> bytes:
-    """The record as one line of JSON, without the line end."""
-    try:
-        return orjson.dumps(record, default=_shown, option=_OPTIONS)
-    except TypeError:  # a lone surrogate that a client sent in a name
-        return orjson.dumps(_without_surrogates(orjson_safe(record)), default=_shown, option=_OPTIONS)
-
-
-def orjson_safe(value: Any) -> Any:
-    """The record as plain dictionaries and lists."""
-    if hasattr(value, "__dataclass_fields__"):
-        return {f.name: orjson_safe(getattr(value, f.name)) for f in fields(value)}
-    if isinstance(value, dict):
-        return {str(key): orjson_safe(child) for key, child in value.items()}
-    return [orjson_safe(child) for child in value] if isinstance(value, (list, tuple)) else value
-
-
 def _without_surrogates(value: Any) -> Any:
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
     if isinstance(value, dict):
         return {_without_surrogates(key): _without_surrogates(child) for key, child in value.items()}
-    return [_without_surrogates(child) for child in value] if isinstance(value, list) else value
+    return [_without_surrogates(child) for child in value] if isinstance(value, (list, tuple)) else value
 
 
-def decode(line: bytes) -> Record:
-    """A record from its line; raises ValueError for what is none. Fields of a later version are left out."""
-    data = orjson.loads(line)
+def from_line(line: bytes) -> Entry:
+    """The entry that was written as this line; raises ValueError for what is none."""
+    given = orjson.loads(line)
     try:
-        data["time"] = datetime.fromisoformat(data["time"]).astimezone(UTC)
-        data["usage"] = _made(Tokens, data.get("usage"))
-        data["cost"] = _made(Money, data.get("cost"))
-        data["attempts"] = [_attempt(attempt) for attempt in data.get("attempts", ())]
-        record: Record = _made(Record, data)
+        at = int(datetime.fromisoformat(given["time"]).timestamp() * 1000)
+        data = {**_RECORD, "tags": {}, "timings_us": {}, "facts": {}, **given, "record": given["record"]}
+        data["attempts"] = [{**_ATTEMPT, **attempt} for attempt in given.get("attempts", ())]
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a record: {error}") from error
-    return record
+    return Entry(data, line, at)
 
 
-def _attempt(data: dict[str, Any]) -> AttemptLine:
-    parts = {"usage": Tokens, "cost": Money, "price": Price}
-    line: AttemptLine = _made(AttemptLine, data | {key: _made(kind, data.get(key)) for key, kind in parts.items()})
-    return line
-
-
-def _made(kind: Any, data: dict[str, Any] | None) -> Any:
-    if data is None:
-        return None
-    return kind(**{key: value for key, value in data.items() if key in kind.__dataclass_fields__})
+def without_content(entry: Entry) -> Entry:
+    """The same without prompt and answer."""
+    if entry.data["content"] is None:
+        return entry
+    data = {**entry.data, "content": None}
+    return Entry(data, encode(data), entry.at)

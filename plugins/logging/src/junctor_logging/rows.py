@@ -7,6 +7,7 @@ exchanges, as the sum of `cost` counts money.
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -14,86 +15,61 @@ import orjson
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from junctor_logging.record import AttemptLine, Record
+    from junctor_logging.record import Entry
 
 __all__ = ["exchange_row", "line_rows"]
 
 Row = tuple[Any, ...]
+_STORY = itemgetter("purpose", "team", "model", "outcome", "status")
+_WHOSE = itemgetter("purpose", "team", "project", "feature", "key_id", "client", "end_user")
+_WHERE = itemgetter("provider", "target", "key_id")
+_TOKENS = itemgetter("input", "output", "cache_read", "cache_write", "reasoning")
+_MONEY = itemgetter("total", "billed", "input", "output", "cache_read", "cache_write")
+_NO_TOKENS = (0, 0, 0, 0, 0)
+_NO_MONEY = (None, None, 0, 0, 0, 0)
 
 
-def exchange_row(record: Record, line: bytes) -> Row:
+def exchange_row(entry: Entry) -> Row:
     """For the table `exchanges`. Times are milliseconds since the epoch."""
-    return (
-        record.record,
-        record.id,
-        milliseconds(record),
-        record.purpose,
-        record.team,
-        record.model,
-        record.outcome,
-        record.status,
-        line.decode(),
-    )
+    data = entry.data
+    return (data["record"], data["id"], entry.at, *_STORY(data), entry.line.decode())
 
 
-def milliseconds(record: Record) -> int:
-    return int(record.time.timestamp() * 1000)
-
-
-def line_rows(record: Record) -> Iterator[Row]:
+def line_rows(entry: Entry) -> Iterator[Row]:
     """For the table `lines`."""
-    tags = orjson.dumps(record.tags).decode() if record.tags else None
-    head = (record.record, milliseconds(record))
-    whose = (
-        record.purpose,
-        record.team,
-        record.project,
-        record.feature,
-        record.key_id,
-        record.client,
-        record.end_user,
-        tags,
-        record.model,
+    data = entry.data
+    record, at, attempts = data["record"], entry.at, data["attempts"]
+    tags = orjson.dumps(data["tags"]).decode() if data["tags"] else None
+    whose = (*_WHOSE(data), tags, data["model"])
+    cached = data["outcome"] == "cached"
+    if cached or not attempts:
+        where = (data["provider"], data["target"], "", data["answered_model"], data["outcome"], 0, 0)
+        figures = (*_NO_TOKENS, *_NO_MONEY, data["saved"], 0, None)
+        yield (record, 0, at, "cache" if cached else "none", 1, *whose, *where, *figures)
+    last = 0 if cached else len(attempts)
+    for number, attempt in enumerate(attempts, 1):
+        requests = 1 if number == last else 0
+        yield (record, number, at, attempt["kind"], requests, *whose, *_attempt(attempt, data["answered_model"]))
+
+
+def _attempt(attempt: dict[str, Any], answered_model: str) -> Row:
+    usage, cost, price = attempt["usage"], attempt["cost"], attempt["price"]
+    abandoned = attempt["abandoned"]
+    if abandoned:
+        model, outcome = "", "abandoned"
+    elif attempt["error"] is None:
+        model, outcome = answered_model, "answered"
+    else:
+        model, outcome = "", "failed"
+    return (
+        *_WHERE(attempt),
+        model,
+        outcome,
+        1 if abandoned else 0,
+        1 if usage is not None and usage["estimated"] else 0,
+        *(_NO_TOKENS if usage is None else _TOKENS(usage)),
+        *(_NO_MONEY if cost is None else _MONEY(cost)),
+        0,
+        1 if cost is None and usage is not None else 0,
+        None if price is None else price["id"],
     )
-    last = len(record.attempts)
-    if record.outcome == "cached" or not last:
-        kind = "cache" if record.outcome == "cached" else "none"
-        yield _line(head, 0, kind, 1, whose, record, None)
-        last = 0
-    for number, attempt in enumerate(record.attempts, 1):
-        yield _line(head, number, attempt.kind, int(number == last), whose, record, attempt)
-
-
-def _line(
-    head: tuple[str, int], number: int, kind: str, requests: int, whose: Row, record: Record, attempt: AttemptLine | None
-) -> Row:
-    if attempt is None:
-        where: Row = (record.provider, record.target, "", record.answered_model, record.outcome, 0, 0)
-        return (head[0], number, head[1], kind, requests, *whose, *where, *_NOTHING, record.saved, 0, None)
-    answered = attempt.error is None and not attempt.abandoned
-    where = (
-        attempt.provider,
-        attempt.target,
-        attempt.key_id,
-        record.answered_model if answered else "",
-        "answered" if answered else "abandoned" if attempt.abandoned else "failed",
-        int(attempt.abandoned),
-        int(attempt.usage is not None and attempt.usage.estimated),
-    )
-    unpriced = int(attempt.usage is not None and attempt.cost is None)
-    price = attempt.price.id if attempt.price is not None else None
-    figures = _figures(attempt)
-    return (head[0], number, head[1], kind, requests, *whose, *where, *figures, 0, unpriced, price)
-
-
-_NOTHING = (0, 0, 0, 0, 0, None, None, 0, 0, 0, 0)
-
-
-def _figures(attempt: AttemptLine) -> Row:
-    usage, cost = attempt.usage, attempt.cost
-    if usage is None:
-        return _NOTHING
-    tokens = (usage.input, usage.output, usage.cache_read, usage.cache_write, usage.reasoning)
-    if cost is None:
-        return (*tokens, None, None, 0, 0, 0, 0)
-    return (*tokens, cost.total, cost.billed, cost.input, cost.output, cost.cache_read, cost.cache_write)

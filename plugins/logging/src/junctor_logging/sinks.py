@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import ValidationError
 
@@ -20,18 +20,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from junctor_logging.record import Record
+    from junctor_logging.record import Entry
 
-__all__ = ["GROUP", "Context", "Entry", "Rejected", "Sink", "SinkSection", "Unavailable", "read_sinks"]
+__all__ = ["GROUP", "Context", "Rejected", "Sink", "SinkSection", "Unavailable", "read_sinks"]
 
 GROUP = "junctor.logging.sinks"
-
-
-class Entry(NamedTuple):
-    """A record, and the line of JSON that it is written as (UTF-8, no line end)."""
-
-    record: Record
-    line: bytes
 
 
 class Unavailable(Exception):

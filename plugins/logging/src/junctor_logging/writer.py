@@ -6,10 +6,9 @@ import logging
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from junctor_logging.record import encode
-from junctor_logging.sinks import Entry
+from junctor_logging.record import Entry, encode, without_content
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from junctor_logging.capture import Captured
     from junctor_logging.pump import Pump
 
-__all__ = ["Writer", "without_content"]
+__all__ = ["Writer"]
 
 _log = logging.getLogger("junctor.logging")
 # Records made in one go. The thread then offers the interpreter to the event loop, which waits for it.
@@ -118,18 +117,10 @@ class Writer:
     def _made(self) -> Entry | None:
         taken = self._queue.popleft()
         try:
-            record = self._builder.build(taken)
-            return Entry(record, self._builder.guarded(encode(record)))
+            data = self._builder.build(taken)
+            return Entry(data, self._builder.guarded(encode(data)), int(taken.started_at * 1000))
         except Exception:  # one exchange that cannot be told must not take the others with it
             self.dropped += 1
             _log.exception("request %s: its record could not be made", taken.id)
             return None
 
-
-def without_content(entry: Entry) -> Entry:
-    record = entry.record
-    if record.content is None:
-        return entry
-    copy: Any = type(record)(**{name: getattr(record, name) for name in record.__dataclass_fields__})
-    copy.content = None
-    return Entry(copy, encode(copy))
