@@ -15,11 +15,12 @@ from junctor import BadRequest, ConfigError, Duration, GatewayError, NotFound, S
 from junctor.problems import problems_of
 from junctor.server import AdminRoute
 from junctor.wire import OPENAI
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import SecretStr, ValidationError, field_validator
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Router
 
+from junctor_auth.byok import PROVIDER_KEY
 from junctor_auth.settings import NAME, Moment, NewKey
 from junctor_auth.store import KeyStore, NotThere, StoreFailed
 
@@ -51,7 +52,14 @@ class _Expire(Section):
 
 
 class _ProviderKey(Section):
-    key: SecretStr = Field(min_length=8, max_length=1024, pattern=r"^[\x21-\x7e]+$")
+    key: SecretStr
+
+    @field_validator("key")
+    @classmethod
+    def _is_a_key(cls, key: SecretStr) -> SecretStr:
+        if not PROVIDER_KEY.fullmatch(key.get_secret_value()):
+            raise ValueError("is no key: 8 to 1024 characters without spaces")
+        return key
 
 
 class _Keys:
@@ -204,6 +212,7 @@ class AdminServer:
         self._server = _QuietServer(
             uvicorn.Config(
                 self._serve,
+                interface="asgi3",
                 lifespan="off",
                 ws="none",
                 access_log=False,

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
     from junctor_auth.grants import Grant
 
-__all__ = ["HEADER", "Byok", "byok_not_allowed"]
+__all__ = ["HEADER", "PROVIDER_KEY", "Byok", "byok_not_allowed"]
 
 HEADER = "x-junctor-provider-key"
-_KEY = re.compile(r"[\x21-\x7e]{8,1024}")
+PROVIDER_KEY = re.compile(r"[\x21-\x7e]{8,1024}")
 
 
 def byok_not_allowed() -> GatewayError:
@@ -59,7 +59,7 @@ class Byok:
 
     def _named(self, given: Mapping[str, str], model: str) -> Iterable[tuple[str, str]]:
         for header, key in given.items():
-            if not _KEY.fullmatch(key):
+            if not PROVIDER_KEY.fullmatch(key):
                 raise BadRequest(f"the header {HEADER} does not hold a key", code="invalid_provider_key")
             yield self._provider(header, model), key
 

@@ -12,6 +12,7 @@ from junctor import ConfigError, Duration
 from junctor.problems import close_match, problems_of
 from pydantic import TypeAdapter, ValidationError
 
+from junctor_auth.byok import PROVIDER_KEY
 from junctor_auth.settings import AuthSettings, Moment, NewKey
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ def _set_provider_key(args: argparse.Namespace, store: KeyStore, config: Config)
     if args.provider not in providers:
         raise ConfigError(f"keys: no target is of '{args.provider}'{close_match(args.provider, providers)}")
     key = sys.stdin.readline().strip()
-    if len(key) < 8 or not key.isascii() or not key.isprintable() or " " in key:
+    if not PROVIDER_KEY.fullmatch(key):
         raise ConfigError('keys: standard input does not hold a key; for example `echo "$KEY" | junctor keys …`')
     store.set_provider_key(args.team, args.provider, key)
     print(f"team '{args.team}' has a key for '{args.provider}'")

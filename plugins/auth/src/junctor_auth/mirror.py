@@ -31,7 +31,7 @@ __all__ = ["Mirror"]
 
 _log = logging.getLogger("junctor.auth")
 _MAX_AGE = 0.9
-_MISS_AGE = 0.05  # a key that is not known may be this new; at the most so often is the store asked for one
+_MISS_PAUSE = 0.05  # a key that is not known may have just been made; so often is the store asked for such ones
 
 
 class Mirror:
@@ -107,7 +107,9 @@ class Mirror:
         await self._not_too_old()
         grant = self._grants.get(digest)
         if grant is None:
-            await self.at_least(time.monotonic() - _MISS_AGE)
+            asked = time.monotonic()
+            await asyncio.sleep(max(0.0, self._fresh + _MISS_PAUSE - asked))
+            await self.at_least(asked)
             grant = self._grants.get(digest)
         return grant if grant is not None and hmac.compare_digest(grant.digest, digest) else None
 

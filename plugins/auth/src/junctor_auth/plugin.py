@@ -8,7 +8,7 @@ import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Self
 
-from junctor import hookimpl
+from junctor import ConfigError, hookimpl
 
 from junctor_auth import cli
 from junctor_auth.byok import HEADER, Byok, byok_not_allowed
@@ -17,7 +17,7 @@ from junctor_auth.settings import AuthSettings, Rights
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
 
     from junctor import Exchange, Gateway
     from starlette.routing import BaseRoute
@@ -47,7 +47,7 @@ class Auth:
         self._gateway = gateway
         self._models = gateway.models
         self.authenticates = bool(settings.clients or settings.store or settings.jwt)
-        self._keys = {grant.digest: grant for grant in self._file_grants()}
+        self._keys = self._file_grants()
         team_keys = {
             team: {provider: key.get_secret_value() for provider, key in rules.provider_keys.items()}
             for team, rules in settings.teams.items()
@@ -58,15 +58,19 @@ class Auth:
         self._tokens = self._new_tokens()
         self._stack = AsyncExitStack()
 
-    def _file_grants(self) -> Iterator[Grant]:
-        for settings in self._settings.clients:
+    def _file_grants(self) -> dict[bytes, Grant]:
+        grants: dict[bytes, Grant] = {}
+        for index, settings in enumerate(self._settings.clients):
             if settings.key is not None:
                 digest = hashlib.sha256(settings.key.get_secret_value().encode()).digest()
             else:
                 digest = bytes.fromhex(settings.key_sha256 or "")
             expires = settings.expires.timestamp() if settings.expires else None
             client = client_of(settings, self._models, key_id=settings.name, name=settings.name, expires=expires)
-            yield self._grant(client, settings, digest, expires)
+            same = grants.setdefault(digest, self._grant(client, settings, digest, expires)).client
+            if same is not client:
+                raise ConfigError(f"clients[{index}]: has the same key as '{same.name}'")
+        return grants
 
     def _grant(self, client: Any, rights: Rights, digest: bytes, expires: float | None) -> Grant:
         until = float("inf") if expires is None else expires
@@ -158,12 +162,12 @@ class Auth:
             for place, name in enumerate(client.models or ()):
                 if not any(mark in name for mark in "*?[") and (problem := self._gateway.unknown_model(name)):
                     yield f"clients[{index}].models[{place}]: {problem}"
-        for section in self._gateway.config.sections:
-            if section.factory is type(self):
+        plugins = self._gateway.plugins
+        for step in plugins.hook["pre_route"]:
+            if plugins.by_name.get(step.plugin) is self:
                 break
-            steps = self._gateway.plugins.hook["pre_route"]
-            if section.settings.on_failure == "closed" and any(step.plugin == section.name for step in steps):
-                yield f"is listed after '{section.name}', which would act for clients that nobody knows; list it first"
+            if step.closed:
+                yield f"is listed after '{step.plugin}', which would act for clients that nobody knows; list it first"
 
     @hookimpl
     def http_routes(self) -> Iterable[BaseRoute]:
