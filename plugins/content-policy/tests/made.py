@@ -6,7 +6,10 @@ import random
 import string
 from dataclasses import dataclass
 
-from stdnum import iban, luhn
+import phonenumbers
+from stdnum import ean, iban, luhn, verhoeff
+from stdnum.es import dni, nie
+from stdnum.fr import nir
 
 ALNUM = string.ascii_letters + string.digits
 FRAMES = (
@@ -77,48 +80,73 @@ def an_iban(rng: random.Random) -> str:
     return rng.choice((number, " ".join(number[i : i + 4] for i in range(0, len(number), 4))))
 
 
-PHONES = (
-    "+49 30 901820",
-    "+1 415 555 2671",
-    "+44 20 7946 0958",
-    "0049 89 636 48018",
-    "+33 1 42 68 53 00",
-    "+41 44 668 18 00",
+PHONES = tuple(
+    phonenumbers.format_number(number, form)
+    for region in sorted(phonenumbers.SUPPORTED_REGIONS)
+    for type_ in (phonenumbers.PhoneNumberType.MOBILE, phonenumbers.PhoneNumberType.FIXED_LINE)
+    if (number := phonenumbers.example_number_for_type(region, type_)) is not None
+    for form in (phonenumbers.PhoneNumberFormat.E164, phonenumbers.PhoneNumberFormat.INTERNATIONAL)
 )
-PHONES += (
-    "+1 (212) 736-5000",
-    "+390669812345",
-    "+34 913 00 20 00",
-    "+81-3-3211-3677",
-    "+55 11 3333-4444",
-    "+46 8 508 290 00",
-)
-IDS = (
-    "536-90-4399",
-    "AB 12 34 56 C",
-    "36 574 261 809",
-    "2 95 10 99 126 111 93",
-    "54362315K",
-    "X-2482300W",
-    "RCCMNL83S18D969H",
-)
-IDS += (
-    "7569217076985",
-    "756.9217.0769.85",
-    "390.533.447-05",
-    "131052-308T",
-    "880320-0016",
-    "2341 2341 2346",
-    "RCCMNL83S18D969H",
-)
+WRITTEN_PHONES = ("+1 (212) 736-5000", "0049 89 636 48018", "+81-3-3211-3677", "+44 (20) 7946 0958", "+49 30/901820")
+IDS = ("AB 12 34 56 C", "36 574 261 809", "RCCMNL83S18D969H", "131052-308T")
 
 
 def phone(rng: random.Random) -> str:
-    return rng.choice(PHONES)
+    return rng.choice((*PHONES, *WRITTEN_PHONES * 10))
+
+
+def date(rng: random.Random) -> str:
+    return f"{rng.randrange(50, 99)}{rng.randrange(1, 13):02}{rng.randrange(1, 29):02}"
 
 
 def national_id(rng: random.Random) -> str:
-    return rng.choice(IDS)
+    def digits(size: int) -> str:
+        return letters(rng, string.digits, size)
+
+    def american() -> str:
+        return f"{rng.randrange(1, 666):03}-{rng.randrange(1, 100):02}-{rng.randrange(1, 10000):04}"
+
+    def french() -> str:
+        body = f"{rng.choice('12')}{digits(2)}{rng.randrange(1, 13):02}{rng.randrange(1, 96):02}{digits(6)}"
+        return body + nir.calc_check_digits(body)
+
+    def spanish() -> str:
+        body = digits(8)
+        return body + rng.choice(("", "-")) + dni.calc_check_digit(body)
+
+    def foreigner() -> str:
+        body = rng.choice("XYZ") + digits(7)
+        return body + nie.calc_check_digit(body)
+
+    def swiss() -> str:
+        body = "756" + digits(9)
+        number = body + ean.calc_check_digit(body)
+        return rng.choice((number, f"{number[:3]}.{number[3:7]}.{number[7:11]}.{number[11:]}"))
+
+    def brazilian() -> str:
+        body = digits(9)
+        for size in (10, 11):
+            rest = sum((size - i) * int(d) for i, d in enumerate(body)) * 10 % 11 % 10
+            body += str(rest)
+        whole = body
+        return f"{whole[:3]}.{whole[3:6]}.{whole[6:9]}-{whole[9:]}"
+
+    def finnish() -> str:
+        day = date(rng)
+        body = f"{day[4:]}{day[2:4]}{day[:2]}-{rng.randrange(2, 900):03}"
+        return body + "0123456789ABCDEFHJKLMNPRSTUVWXY"[int(body.replace("-", "")) % 31]
+
+    def swedish() -> str:
+        body = date(rng) + digits(3)
+        return f"{body[:6]}-{body[6:]}{luhn.calc_check_digit(body)}"
+
+    def indian() -> str:
+        body = rng.choice("23456789") + digits(10)
+        whole = body + verhoeff.calc_check_digit(body)
+        return f"{whole[:4]} {whole[4:8]} {whole[8:]}"
+
+    makers = (american, french, spanish, foreigner, swiss, brazilian, finnish, swedish, indian)
+    return rng.choice((*makers, lambda: rng.choice(IDS)))()
 
 
 MAKERS = {"secret": secret, "email": email, "card": card, "iban": an_iban, "phone": phone, "national_id": national_id}

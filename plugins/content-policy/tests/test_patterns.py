@@ -58,6 +58,21 @@ def test_what_merely_looks_sensitive_is_not_found(scanner, record_property):
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "jane at example dot com",
+        "de89370400440532013000 in small letters",
+        "the key is 9b1deb4d3b7d4bad9bdd2b0d7b3dcb6d",
+        "call 030 901820",
+        "four one one one, one one one one",
+        "４１１１ １１１１ １１１１ １１１１",
+    ],
+)
+def test_what_the_documentation_says_is_missed_is_missed(scanner, text):
+    assert not scanner.scan(text)
+
+
+@pytest.mark.parametrize(
     ("text", "value"),
     [
         ("DB_PASSWORD=hunter2!x", "hunter2!x"),

@@ -84,7 +84,12 @@ _IBAN = re.compile(r"[A-Z][A-Z][0-9]{2}(?:[ \-]?[A-Z0-9]{4}){2,7}(?:[ \-]?[A-Z0-
 _CARD = re.compile(
     r"[2-6][0-9]{3}(?:[ \-]?[0-9]{4}[ \-]?[0-9]{4}[ \-]?[0-9]{1,7}|[ \-]?[0-9]{6}[ \-]?[0-9]{4,5})(?![0-9])"
 )
-_ABROAD = re.compile(r"\+[(]?[1-9][0-9 ().\-/]{6,20}[0-9]")
+# Which beginnings and lengths are issued (ISO/IEC 7812): Visa, Mastercard, American Express, Diners, JCB, Discover.
+_PLAN = re.compile(
+    r"4[0-9]{12}(?:[0-9]{3}){0,2}|5[0-9]{15}|2[2-7][0-9]{14}|3[47][0-9]{13}|3(?:0[0-5]|[68][0-9])[0-9]{11}"
+    r"|35[0-9]{14}|6[0-9]{15}(?:[0-9]{3})?"
+)
+_ABROAD = re.compile(r"\+[(]?[1-9][0-9 ().\-/]{4,20}[0-9]")
 _ABROAD_00 = re.compile(r"00[1-9][0-9 ().\-/]{6,20}[0-9]")
 _HOME = re.compile(r"[0-9(][0-9 ().\-/]{5,18}[0-9]")
 
@@ -250,7 +255,7 @@ def _ibans(text: str) -> Iterator[tuple[int, int]]:
 def _cards(text: str) -> Iterator[tuple[int, int]]:
     for match in _CARD.finditer(text):
         digits = match[0].replace(" ", "").replace("-", "")
-        if 13 <= len(digits) <= 19 and _apart(text, *match.span()) and luhn.is_valid(digits) and len(set(digits)) > 1:
+        if _PLAN.fullmatch(digits) and _apart(text, *match.span()) and luhn.is_valid(digits) and len(set(digits)) > 1:
             yield match.span()
 
 
