@@ -1,0 +1,42 @@
+// The OpenAI SDK for Node against the gateway; prints one JSON object for the test to look at.
+import OpenAI from "openai";
+
+const client = new OpenAI({ baseURL: process.argv[2], apiKey: "sk-client", maxRetries: 0 });
+const messages = (text) => [{ role: "user", content: text }];
+const seen = {};
+
+const plain = await client.chat.completions.create({ model: "gpt-4o-mini", messages: messages("hello") });
+seen.plain = plain.choices[0].message.content;
+
+const stream = await client.chat.completions.create({ model: "claude", messages: messages("greet in scripts"), stream: true });
+seen.streamed = "";
+for await (const chunk of stream) seen.streamed += chunk.choices[0]?.delta?.content ?? "";
+
+const runner = client.chat.completions.stream({
+  model: "gpt-4o-mini",
+  messages: messages("weather"),
+  tools: [{ type: "function", function: { name: "get_weather", parameters: { type: "object" } } }],
+});
+const final = await runner.finalChatCompletion();
+seen.tools = final.choices[0].message.tool_calls.map((call) => call.function.name);
+
+const vector = await client.embeddings.create({ model: "text-embedding-3-small", input: "embed me" });
+seen.embedding = vector.data[0].embedding;
+
+seen.models = (await client.models.list()).data.map((model) => model.id);
+
+try {
+  await client.chat.completions.create({ model: "gpt-4o-mini", messages: messages("rate limited") });
+} catch (error) {
+  seen.error = [error.constructor.name, error.status, error.code];
+}
+
+const controller = new AbortController();
+const aborted = await client.chat.completions.create(
+  { model: "gpt-4o-mini", messages: messages("hello"), stream: true },
+  { signal: controller.signal },
+);
+for await (const _ of aborted) controller.abort();
+seen.aborted = true;
+
+console.log(JSON.stringify(seen));
