@@ -9,7 +9,7 @@ from junctor import BadRequest, Refused
 from junctor_routing.view import AUDIO, IMAGES, JSON_SCHEMA, STREAMING, TOOLS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from junctor import GatewayError, Price, Target
 
@@ -111,12 +111,15 @@ class Pool:
         return fit, [*self.dropped, *dropped]
 
 
-def refusal(model: str, pool: Pool, dropped: Sequence[dict[str, Any]]) -> GatewayError:
-    """400 if the request asks for what no target can do, 403 if a tag that is required forbids the last ones."""
+def refusal(model: str, kinds: Collection[str], dropped: Sequence[dict[str, Any]]) -> GatewayError:
+    """400 if the request asks for what no target can do, 403 if a tag or a ceiling of the operator's forbids the last.
+
+    `kinds` are the constraints that removed something: `tag`, `cost`, `feature`, `window`.
+    """
     reasons = "; ".join(f"{entry['target']}: {entry['dropped']}" for entry in dropped)
-    message = f"no target of model '{model}' may take this request: {reasons or 'the rule leaves none'}"
-    if len(dropped) > len(pool.dropped):
+    message = f"no target of model '{model}' may take this request: {reasons}"
+    if "window" in kinds:
         return BadRequest(message, code="context_length_exceeded", param="messages")
-    if "tag" in pool.kinds:
+    if "tag" in kinds or "cost" in kinds:
         return Refused(message, code="no_target_allowed")
     return BadRequest(message, code="unsupported_by_model")

@@ -156,15 +156,15 @@ class Routing:
         fit, dropped = (pool.candidates, pool.dropped) if self._fits(view) else pool.fitting(view)
         if not fit:
             self._record(view, rule, "none", [], dropped)
-            raise refusal(exchange.request.model, pool, dropped)
+            kinds = pool.kinds | {"window"} if pool.candidates else pool.kinds
+            raise refusal(exchange.request.model, kinds, dropped)
         strategy = self._strategy(model.name, rule, view)
         ranked = strategy.rank(fit, view)
         if "dropped" in view.notes:
             dropped = [*dropped, *view.notes.pop("dropped")]
         if not ranked:
             self._record(view, rule, strategy.name, [], dropped)
-            pool.kinds.add("tag")
-            raise refusal(exchange.request.model, pool, pool.dropped + dropped[len(pool.dropped) :])
+            raise refusal(exchange.request.model, {*pool.kinds, "cost"}, dropped)
         if view.now < self._full_until and len(ranked) > 1:
             ranked = _full_last(ranked, view.now)
         self._record(view, rule, strategy.name, ranked, dropped)

@@ -162,13 +162,13 @@ _PHRASES: tuple[tuple[str, str, float], ...] = (
     ),
 )
 _WORD = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
-# Each begins with a rare literal or is only tried when one is there: a search over kilobytes must not try at every letter.
+# Each is only tried when its literal is there: a search over kilobytes must not try at every letter.
 _CODE = tuple(
     (literal, re.compile(regex))
     for literal, regex in (
         (
             "\n",
-            r"\n[ \t]*(?:def|class|import|from|return|if|for|while|fn|func|let|const|var|public|private|#include|SELECT)"
+            r"\n[ \t]*(?:def|class|import|from|return|if|for|while|fn|func|let|const|var|public|private|#include)"
             r"\b[^.\n]*[:;{(=]",
         ),
         (";\n", r";\n"),
