@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from junctor import config
 from junctor.errors import AssetError, ConfigError
+from junctor.secrets import SafeFormatter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +28,9 @@ _CORE = ("serve", "check", "plugins", "reload", "assets")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0, 1 for a failure that was told, 2 for a wrong call."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    logging.basicConfig(format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", stream=sys.stderr, level="INFO")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(SafeFormatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level="INFO")
     parser, commands = _parser()
     _add_plugin_commands(given, commands)
     args = parser.parse_args(given)

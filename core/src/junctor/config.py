@@ -16,6 +16,7 @@ from junctor.exchange import Model, Target, Timeouts
 from junctor.plugins import Section, read_sections
 from junctor.prices import card
 from junctor.problems import problems_of
+from junctor.secrets import secrets_in
 from junctor.settings import ModelSettings, Settings, TargetSettings
 
 if TYPE_CHECKING:
@@ -37,6 +38,11 @@ class Config:
     sections: Sequence[Section]
     models: Mapping[str, Model]
     problems: Sequence[str] = ()
+
+    @property
+    def secrets(self) -> list[str]:
+        """Every key and password that the file and the environment gave, the plugins' sections included."""
+        return [*secrets_in(self.settings), *secrets_in([section.settings for section in self.sections])]
 
 
 def default_file() -> str:

@@ -21,6 +21,7 @@ from junctor.errors import (
 from junctor.exchange import Attempt, Usage
 from junctor.limit import Limit
 from junctor.plugins import each, each_outward, first
+from junctor.secrets import MARK, SHORTEST
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -90,6 +91,9 @@ class Pipeline:
             raise error from timeout
         except BaseException as exc:
             error = exc
+            if isinstance(exc, GatewayError):
+                for attempt in exchange.attempts:
+                    _hide_keys(exc, attempt.target)
             raise
         finally:
             # From here on nobody ends it: what remains are its accounts, which have their own limit in time.
@@ -153,14 +157,16 @@ class Pipeline:
                 attempt.error = ProviderError(message, kind=ErrorKind.TIMEOUT)
                 raise attempt.error from exc
             if isinstance(exc, GatewayError):
+                _hide_keys(exc, target)
                 attempt.error = exc
             else:
-                attempt.abandoned = True
+                _abandon(exchange, attempt)
             raise
         if response.attempt is not None and any(response.attempt is other for other in exchange.attempts):
             # A plugin's own attempt (a hedge) has answered within this one, and nobody waits for this one any more.
             attempt.ended = time.monotonic()
-            attempt.abandoned = attempt.error is None
+            if attempt.error is None:
+                _abandon(exchange, attempt)
             return response
         attempt.first_byte = time.monotonic()
         response.target = target
@@ -190,8 +196,8 @@ class Pipeline:
         response.finish_reason = reader.finish_reason
         response.model = reader.model or response.model
         if reader.usage is None and reader.events:
-            # Cut off: nobody has counted. An event is about a token; the input is not known here.
-            response.usage = Usage(output_tokens=reader.events, estimated=True)
+            # Cut off: nobody has counted. An event is about a token.
+            response.usage = Usage(_estimated_input(exchange), reader.events, estimated=True)
         attempt = response.attempt
         if attempt is None or attempt.ended or response.cached is not None:
             return
@@ -206,6 +212,29 @@ class Pipeline:
         price = attempt.target.price
         if price is not None and response.usage is not None:
             attempt.cost = response.cost = price.of(response.usage)
+
+
+def _abandon(exchange: Exchange, attempt: Attempt) -> None:
+    """Nobody waits for this attempt any more. The provider has the request, and bills what it read of it."""
+    attempt.abandoned = True
+    estimate = _estimated_input(exchange)
+    if estimate:
+        attempt.usage = Usage(estimate, estimated=True)
+        if attempt.target.price is not None:
+            attempt.cost = attempt.target.price.of(attempt.usage)
+
+
+def _estimated_input(exchange: Exchange) -> int:
+    estimate = exchange.facts.get("input_tokens_estimated", 0)
+    return estimate if isinstance(estimate, int) else 0
+
+
+def _hide_keys(error: GatewayError, target: Target) -> None:
+    """A provider may quote the key that it was called with, and nobody is to read it: no client, no log."""
+    for secret in (target.api_key, *target.headers.values()):
+        if secret and secret in error.message and len(secret) >= SHORTEST:
+            error.message = error.message.replace(secret, MARK)
+            error.args = (error.message,)
 
 
 def _with_own_keys(exchange: Exchange, own: ProviderKeys) -> list[Target]:

@@ -16,6 +16,7 @@ import uvicorn
 from junctor import assets, config
 from junctor.errors import ConfigError
 from junctor.gateway import Gateway
+from junctor.secrets import hide_in_log
 from junctor.server import App
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ class Process:
         if parent_ends:
             loop.add_reader(sys.stdin.fileno(), self._parent_ended)
         first = self._app.gateway
+        hide_in_log(first.config.secrets)
         await first.__aenter__()
         try:
             _announce(first, self._listener)
@@ -160,6 +162,7 @@ class Process:
         if gateway.settings.server != old.gateway.settings.server:
             _log.warning("server.host, port and workers change only with a restart")
         self._app = App(gateway)
+        hide_in_log([*gateway.config.secrets, *old.gateway.config.secrets])
         _log.info("the configuration was reloaded from %s", self._file)
         task = asyncio.create_task(_retire(old))
         self._retiring[task] = old

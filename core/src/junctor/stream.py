@@ -48,7 +48,8 @@ class Stream:
     """The answer in pieces. Iterate it once; afterwards `reader` knows usage and finish reason.
 
     `source` yields the provider's bytes as they arrive; `close` releases its connection, at once if it is not at its
-    end. `exhausted` is true when the client was given a clean end. `recorded` holds the events as they came, before any
+    end. `exhausted` is true when the client was given a clean end.
+    `size` counts the bytes that came, before any transform. `recorded` holds the events as they came, before any
     transform and without the end marker, up to the limit that was asked for; None if there were more.
     """
 
@@ -62,6 +63,7 @@ class Stream:
     ) -> None:
         self.reader = reader
         self.exhausted = False
+        self.size = 0
         self.last = time.monotonic()
         self.sending = False
         self._source = source
@@ -180,6 +182,7 @@ class Stream:
         self._source = source(self._source)
 
     def _pass(self, events: bytes) -> bytes:
+        self.size += len(events)
         if self._kept is not None:
             self._limit -= len(events)
             if self._limit < 0:

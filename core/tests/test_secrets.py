@@ -1,0 +1,94 @@
+"""Secrets are found by their value and by their form, in texts, settings and log lines."""
+
+import logging
+import sys
+
+import pytest
+from junctor import ErrorKind, PluginSettings, ProviderError
+from junctor.secrets import MARK, SafeFormatter, Secrets, secrets_in
+from junctor.testing import FakeProvider
+from pydantic import SecretStr
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "sk-proj-abcdefghijklmnopqrstuv",
+        "sk-ant-api03-abcdefghijklmnop",
+        "AIzaSyA-abcdefghijklmnopqrstuvwx",
+        "AKIAABCDEFGHIJKLMNOP",
+        "ghp_abcdefghijklmnopqrstuvwxyz",
+        "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.abcdefghijk",
+        "gsk_abcdefghijklmnopqrstuvwx",
+    ],
+)
+def test_hides_what_looks_like_a_key(secret):
+    assert Secrets().hide(f"Incorrect key {secret}, sorry") == f"Incorrect key {MARK}, sorry"
+
+
+@pytest.mark.parametrize(
+    ("text", "hidden"),
+    [
+        ("postgresql://me:hunter22@db/x", f"postgresql://me:{MARK}@db/x"),
+        ("Authorization: Bearer abc123def456ghi", f"Authorization: Bearer {MARK}"),
+        ("password=correct-horse, retry", f"password={MARK}, retry"),
+        ("Incorrect API key provided: whatever-it-is", f"Incorrect API key provided: {MARK}"),
+    ],
+)
+def test_hides_what_a_word_announces_and_keeps_the_word(text, hidden):
+    assert Secrets().hide(text) == hidden
+
+
+@pytest.mark.parametrize("text", ["basic understanding of keys", "the token limit is 4096", "a secret garden", "1:2@3"])
+def test_leaves_plain_sentences_alone(text):
+    assert Secrets().hide(text) == text
+
+
+def test_hides_a_known_value_of_any_form():
+    assert Secrets(["plain words here"]).hide("say plain words here") == f"say {MARK}"
+    assert Secrets(["short"]).hide("a short word") == "a short word"
+
+
+def test_finds_every_secret_of_a_settings_model():
+    class Deep(PluginSettings):
+        keys: dict[str, list[SecretStr]]
+        plain: str = "not this"
+
+    assert list(secrets_in([Deep(keys={"a": [SecretStr("one"), SecretStr("two")]})])) == ["one", "two"]
+
+
+def test_a_log_line_with_its_traceback_holds_no_key():
+    try:
+        raise ValueError("bad key sk-abcdefghijklmnopqrst") from KeyError("my own words")
+    except ValueError:
+        record = logging.LogRecord("x", logging.ERROR, "f", 1, "failed", (), sys.exc_info())
+    formatter = SafeFormatter("%(message)s")
+    formatter.secrets = Secrets(["my own words"])
+    text = formatter.format(record)
+    assert MARK in text
+    assert "sk-abcdef" not in text
+    assert "my own words" not in text
+
+
+MODELS = [{"name": "test", "targets": [{"target": "fake/one", "api_key": "no form at all"}]}]
+
+
+async def test_a_provider_that_quotes_its_key_tells_it_to_nobody(gateway):
+    error = ProviderError("the key no form at all is wrong", kind=ErrorKind.AUTHENTICATION)
+    async with gateway(FakeProvider(script=[error]), models=MODELS) as g:
+        answer = await g.chat()
+    assert answer.status == 502
+    assert answer.json()["error"]["message"] == f"the key {MARK} is wrong"
+
+
+async def test_nor_in_the_middle_of_a_stream(gateway):
+    class Breaking(FakeProvider):
+        async def _pieces(self, text, model, operation):
+            async for piece in super()._pieces(text, model, operation):
+                yield piece
+                if b"hello" in piece:
+                    raise ProviderError("no form at all has expired", kind=ErrorKind.AUTHENTICATION)
+
+    async with gateway(Breaking(), models=MODELS) as g:
+        answer = await g.chat(stream=True)
+    assert answer.events[-1]["error"]["message"] == f"{MARK} has expired"
