@@ -54,7 +54,7 @@ def _exchange(number: int, target: Target) -> tuple[Exchange, Response]:
         "input_tokens_estimated": 850,
         "budget_used": 0.31,
     }
-    exchange.timings = {(plugin, hook): 1e-5 for plugin, hook in _TIMED}
+    exchange.timings = dict.fromkeys(_TIMED, 1e-05)
     body = b"x" * 1024
     return exchange, Response(body, target=target, usage=usage, finish_reason="stop", model=target.model, cost=cost)
 
@@ -63,10 +63,17 @@ _TIMED = [("auth", "pre_route"), ("quotas", "pre_route"), ("routing", "route"), 
 _TIMED += [("fallback", "call"), ("relay", "call"), ("exact_cache", "post_call"), ("quotas", "post_call")]
 
 
+def _waiting(plugin: Logging) -> bool:
+    stats = plugin.stats()
+    return bool(stats["waiting"] or any(sink["waiting"] for sink in stats["sinks"].values()))
+
+
 async def _run(records: int, folder: Path, url: str, sinks: list[Any], rate: float | None = None) -> dict[str, Any]:
     gateway = _gateway()
     target = gateway.models["fast"].targets[0]
-    settings = LoggingSettings(directory=folder, sinks=sinks or [{"ledger": {"url": url}}], queue=max(1000, records + 1))
+    settings = LoggingSettings(
+        directory=folder, sinks=sinks or [{"ledger": {"url": url}}], queue=max(1000, records + 1)
+    )
     plugin = Logging(settings, gateway)
     exchanges = [_exchange(number, target) for number in range(records)]
     gc.collect()
@@ -82,7 +89,7 @@ async def _run(records: int, folder: Path, url: str, sinks: list[Any], rate: flo
                 await plugin.post_call(exchange, response, None)
             hook += time.thread_time() - before
             await asyncio.sleep(step / rate if rate else 0)
-        while plugin.stats()["waiting"] or any(sink["waiting"] for sink in plugin.stats()["sinks"].values()):
+        while _waiting(plugin):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
         elapsed, used = time.perf_counter() - begun, time.process_time() - cpu
         stats = plugin.stats()

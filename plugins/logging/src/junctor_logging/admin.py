@@ -8,10 +8,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from starlette.responses import JSONResponse, Response, StreamingResponse
-
 from junctor.errors import BadRequest, GatewayError
 from junctor.server import AdminRoute
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
 from junctor_logging.record import from_line
 
 if TYPE_CHECKING:
@@ -93,9 +93,7 @@ class Admin:
         """Server-sent events: `exchange` for every record, `missed` where the reader was too slow."""
         if self._recent.watching >= _WATCHERS:
             raise GatewayError("too many are watching already", status_code=503, code="too_many", retry_after=5)
-        return StreamingResponse(
-            self._events(), media_type="text/event-stream", headers={"cache-control": "no-cache"}
-        )
+        return StreamingResponse(self._events(), media_type="text/event-stream", headers={"cache-control": "no-cache"})
 
     async def _events(self) -> AsyncIterator[bytes]:
         watcher = self._recent.watch(_WATCHER_QUEUE)
@@ -136,7 +134,9 @@ class Admin:
             try:
                 return await asyncio.to_thread(ask)
             except (DBAPIError, OSError):
-                raise GatewayError("the ledger cannot be read now", status_code=503, code="ledger_unavailable") from None
+                raise GatewayError(
+                    "the ledger cannot be read now", status_code=503, code="ledger_unavailable"
+                ) from None
 
 
 async def _next(watcher: Watcher) -> bytes:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from junctor import Attempt, Cost, Target, Usage
     from junctor.prices import Price as ListPrice
+
     from junctor_logging.capture import Captured
     from junctor_logging.redact import Redactor
 
@@ -59,6 +60,7 @@ class Builder:
     def __init__(self, discounts: Mapping[str, float], redactor: Redactor) -> None:
         self._discounts = discounts
         self._redactor = redactor
+        self._secrets = redactor.secrets
         self._instance = socket.gethostname()
         self._targets: dict[int, _Known] = {}
         self._texts: dict[str, str] = {"": ""}
@@ -124,7 +126,7 @@ class Builder:
 
     def guarded(self, line: bytes) -> bytes:
         """The line, once more without the secrets of the configuration: a plugin may have put one among the facts."""
-        if not self._redactor.betrayed(line):
+        if not self._secrets.known_in(line):
             return line
         return orjson.dumps(self._redactor.clean(orjson.loads(line), ()))
 
@@ -177,7 +179,7 @@ class Builder:
         return found
 
     def _error(self, error: dict[str, Any], taken: Captured, *secrets: str) -> dict[str, Any]:
-        message = self._redactor.secrets(error["message"], [*taken.secrets, *secrets])
+        message = self._secrets.hide(error["message"], [*taken.secrets, *secrets])
         if "kind" in error:  # a provider's own words, which may quote the prompt
             message = _QUOTED.sub("[quoted text left out]", message)
         return {**error, "message": message[:_LONGEST_MESSAGE]}
@@ -190,7 +192,7 @@ class Builder:
         found = self._texts.get(value)
         if found is None:
             found = value[:_LONGEST].encode("utf-8", "replace").decode().replace("\0", "")
-            found = self._redactor.secrets(found)
+            found = self._secrets.hide(found)
             if len(self._texts) >= _MEMO:
                 self._texts.clear()
             if len(value) <= _LONGEST:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from junctor import Attempt, Client, Exchange, Target, Usage
+
     from junctor_logging.content import Content
 
 __all__ = ["Captured", "Capturer", "outcome_of"]
@@ -121,7 +122,7 @@ class Capturer:
                 request.stream,
                 request.headers.get("traceparent"),
                 request.size,
-                len(given.body) if stream is None else getattr(stream, "size", 0),
+                len(given.body) if stream is None else stream.size,
                 outcome,
                 status,
                 None if error is None else _error_of(error),

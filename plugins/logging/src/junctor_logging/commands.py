@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 import sys
@@ -10,9 +9,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import orjson
+from junctor import ConfigError, config
 from sqlalchemy.exc import DBAPIError
 
-from junctor import ConfigError, config
 from junctor_logging.costs import DIMENSIONS, Question, dollars, parse_time, report
 from junctor_logging.database import connect, migrate
 from junctor_logging.ledger import Ledger
@@ -20,6 +19,7 @@ from junctor_logging.reconcile import Export, compare, drift_table, read_export
 from junctor_logging.sinks import Context, read_sinks
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Iterator, Sequence
 
     from sqlalchemy import URL, Connection
@@ -34,7 +34,9 @@ _SHOWN = ("requests", "attempts", "input_tokens", "output_tokens", "cost", "bill
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the commands to `junctor`."""
-    costs = commands.add_parser("costs", help="what was spent, by team, feature, model …", description="What was spent.")
+    costs = commands.add_parser(
+        "costs", help="what was spent, by team, feature, model …", description="What was spent."
+    )
     costs.add_argument("--by", default="team", metavar="A,B", help=f"group by: {', '.join(DIMENSIONS)}")
     costs.add_argument("--since", default="30d", metavar="TIME", help="7d, 2026-01-31, 2026-01-31T12:00 (UTC)")
     costs.add_argument("--until", default="", metavar="TIME", help="the same; without it, now")
@@ -131,7 +133,9 @@ def as_table(found: dict[str, Any]) -> str:
     total = ["total", *[""] * (len(found["by"]) - 1), *[_cell(name, found["total"][name]) for name in _SHOWN]]
     text = columns([[name.replace("_", " ") for name in names], *rows, total], left=len(found["by"]))
     if found["unpriced_targets"]:
-        text += "\n\nwithout a price (their tokens are counted, their money is not known; set `price:` on the target):\n"
+        text += (
+            "\n\nwithout a price (their tokens are counted, their money is not known; set `price:` on the target):\n"
+        )
         text += "\n".join(
             f"  {target['target']}: {target['attempts']} attempts, "
             f"{target['input_tokens']} input and {target['output_tokens']} output tokens"

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from junctor import Exchange, Request, Response
+
     from junctor_logging.redact import Redactor
     from junctor_logging.settings import ContentRule
 

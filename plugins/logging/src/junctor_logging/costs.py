@@ -21,14 +21,18 @@ if TYPE_CHECKING:
 
 __all__ = ["DIMENSIONS", "Question", "dollars", "parse_time", "report"]
 
-_NAMES = ("team", "project", "feature", "key", "client", "end_user", "model", "provider", "target", "provider_key")
-_NAMES += ("answered_model", "purpose", "kind", "outcome")
+_NAMES = (
+    *("team", "project", "feature", "key", "client", "end_user", "model", "provider", "target", "provider_key"),
+    *("answered_model", "purpose", "kind", "outcome"),
+)
 _BUCKETS = {"hour": 3_600_000, "day": 86_400_000, "month": 86_400_000}
 DIMENSIONS = (*_NAMES, *_BUCKETS, "tag:NAME")
 """What a report can be grouped by."""
 
-_FIGURES = ("requests", "attempts", "input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
-_FIGURES += ("reasoning_tokens", "cost", "billed", "saved", "unpriced", "abandoned", "estimated")
+_FIGURES = (
+    *("requests", "attempts", "input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens"),
+    *("reasoning_tokens", "cost", "billed", "saved", "unpriced", "abandoned", "estimated"),
+)
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)(m|h|d|w)")
 _SECONDS = {"m": 60, "h": 3600, "d": 86400, "w": 604800}
 
@@ -67,8 +71,8 @@ def report(connection: Connection, question: Question) -> dict[str, Any]:
     `cost` is at list price as the core counted it, which is what budgets are held to; `billed` is after discounts.
     """
     c = lines.c
-    counted = [func.sum(c.requests), func.sum(case((c.kind.in_(("cache", "none")), 0), else_=1))]
-    counted += [func.coalesce(func.sum(c[name]), 0) for name in _FIGURES[2:]]
+    attempts = func.sum(case((c.kind.in_(("cache", "none")), 0), else_=1))
+    counted = [func.sum(c.requests), attempts, *(func.sum(c[name]) for name in _FIGURES[2:])]
     groups = [_column(name, connection.dialect.name) for name in question.by]
     statement = select(*groups, *counted).where(*_conditions(question, connection.dialect.name)).group_by(*groups)
     found: dict[tuple[Any, ...], list[int]] = {}
@@ -139,4 +143,3 @@ def _named(values: Sequence[int]) -> dict[str, int]:
 def dollars(nano: int, places: int = 9) -> str:
     """Nano-dollars as an exact decimal number of dollars."""
     return f"{Decimal(nano) / 10**9:.{places}f}"
-

@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from junctor import Duration, Section
 from pydantic import ByteSize, Field, model_validator
 
-from junctor import Duration, Section
 from junctor_logging.sinks import Unavailable
 
 if TYPE_CHECKING:
@@ -34,7 +34,9 @@ class JSONLinesSettings(Section):
     """A sink of JSON lines."""
 
     path: Annotated[Path | None, Field(description="The file; stdout without it.")] = None
-    max_size: Annotated[ByteSize, Field(gt=0, description="The file is rotated at this size.")] = ByteSize(100 * 1024**2)
+    max_size: Annotated[ByteSize, Field(gt=0, description="The file is rotated at this size.")] = ByteSize(
+        100 * 1024**2
+    )
     keep: Annotated[int, Field(ge=0, le=10_000, description="Rotated files that are kept: `path.1`, `path.2` …")] = 5
     retention: Annotated[Duration | None, Field(gt=0, description="Rotated daily, and deleted after this time.")] = None
     content: Annotated[bool, Field(description="With prompts and answers, where those are recorded.")] = False
@@ -116,7 +118,7 @@ class JSONLines:
         """Which of these records the file, and the one before it, hold already."""
         found: set[bytes] = set()
         for path in (f"{self._path}.1", str(self._path)):
-            with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:  # noqa: PTH123
+            with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
                 for line in file:
                     match = _RECORD.search(line, 0, 200)
                     if match is not None and match[1] in wanted:
@@ -132,7 +134,7 @@ class JSONLines:
 
     def _begun(self) -> float:
         """When the file was begun: the time of its first record."""
-        with open(str(self._path), "rb") as file:  # noqa: PTH123
+        with open(str(self._path), "rb") as file:
             match = re.search(rb'"time":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)', file.readline(4096))
         if match is None:
             return time.time()

@@ -7,12 +7,12 @@ import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
+from junctor import ConfigError, Duration, Section
 from pydantic import Field, SecretStr
 from sqlalchemy import delete
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
-from junctor import ConfigError, Duration, Section
 from junctor_logging import tables
 from junctor_logging.database import address, connect, migrate
 from junctor_logging.record import without_content
@@ -56,9 +56,13 @@ class Ledger:
             self.url = address(settings.url.get_secret_value(), context.folder)
             dialect = {"sqlite": sqlite, "postgresql": postgresql}.get(self.url.get_backend_name())
         except Exception:  # the message would quote the URL, which may hold a password
-            raise ConfigError("sinks (ledger).url: is not a database URL; write sqlite:///path or postgresql://…") from None
+            raise ConfigError(
+                "sinks (ledger).url: is not a database URL; write sqlite:///path or postgresql://…"
+            ) from None
         if dialect is None:
-            raise ConfigError(f"sinks (ledger).url: {self.url.get_backend_name()} is not known; use sqlite or postgresql")
+            raise ConfigError(
+                f"sinks (ledger).url: {self.url.get_backend_name()} is not known; use sqlite or postgresql"
+            )
         self._insert = {table.name: _insert(table, dialect) for table in tables.METADATA.sorted_tables}
         self._engine: Engine | None = None
         self._connection: Connection | None = None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
+from junctor import ConfigError, Duration, Section
 from pydantic import Field, SecretStr
 
-from junctor import ConfigError, Duration, Section
 from junctor_logging.sinks import Unavailable
 
 if TYPE_CHECKING:
@@ -26,7 +26,9 @@ class OTLPSettings(Section):
     endpoint: Annotated[str, Field(pattern=r"^https?://", description="Up to and with `/v1/logs`.")] = (
         "http://localhost:4318/v1/logs"
     )
-    headers: Annotated[dict[str, SecretStr], Field(description="Sent with every request.")] = {}
+    headers: Annotated[dict[str, SecretStr], Field(description="Sent with every request.")] = Field(
+        default_factory=dict
+    )
     timeout: Annotated[Duration, Field(gt=0, description="For one request.")] = 10.0
     content: Annotated[bool, Field(description="With prompts and answers, where those are recorded.")] = False
 

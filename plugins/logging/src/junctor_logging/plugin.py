@@ -7,6 +7,8 @@ import logging
 from typing import TYPE_CHECKING, Any, Self
 
 from junctor import ConfigError, hookimpl
+from junctor.secrets import Secrets, secrets_in
+
 from junctor_logging.admin import Admin
 from junctor_logging.build import Builder
 from junctor_logging.capture import Capturer
@@ -20,11 +22,10 @@ from junctor_logging.writer import Writer
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from starlette.routing import BaseRoute
+    from collections.abc import Iterable, Sequence
 
     from junctor import Exchange, Gateway, Response
+    from starlette.routing import BaseRoute
 
 __all__ = ["Logging"]
 
@@ -55,9 +56,9 @@ class Logging:
         if len({pump.label for pump in pumps}) < len(pumps):
             raise ConfigError("sinks: two of them have the same name")
         self._pumps = pumps
-        self._admin = Admin(self._recent, ledger, lambda: self._closed or bool(getattr(gateway, "stopping", False)))
+        self._admin = Admin(self._recent, ledger, lambda: self._closed)
         self._writer = Writer(
-            Builder(settings.discounts, Redactor(_known_secrets(gateway))),
+            Builder(settings.discounts, Redactor(Secrets([*gateway.config.secrets, *secrets_in(settings)]))),
             pumps,
             limit=settings.queue,
             batch=settings.batch,
@@ -98,7 +99,7 @@ class Logging:
         add(commands)
 
     def stats(self) -> dict[str, Any]:
-        """Figures for metrics: the queue, and each sink's counts (see `Pump`). `dropped` is never more than zero unseen."""
+        """Figures for metrics: the queue, and each sink's counts (see `Pump`)."""
         return {
             "records": self._writer.records,
             "dropped": self._writer.dropped,
@@ -129,18 +130,3 @@ def _before(recorder: Recorder) -> Any:
         recorder.begin(exchange)
 
     return pre_route
-
-
-def _known_secrets(gateway: Gateway) -> Iterator[str]:
-    """Every secret that the configuration holds outside of the plugins' own sections."""
-    settings = gateway.settings
-    if settings.admin.key is not None:
-        yield settings.admin.key.get_secret_value()
-    _, mark, password = settings.state.url.get_secret_value().rpartition("@")[0].rpartition(":")
-    if mark:
-        yield password
-    for model in settings.models:
-        for target in model.targets:
-            for secret in (target.api_key, *target.api_keys.values(), *target.headers.values()):
-                if secret is not None:
-                    yield secret.get_secret_value()

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["Recent", "Watcher"]
 
 
-
-
 class Watcher:
     """One who watches: a bounded queue; if it is not read in time, the oldest go, and `missed` says how many."""
 
@@ -55,7 +53,9 @@ class Recent:
             self._ring.extend(seen)
         loop = self._loop
         if self._watchers and loop is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(self._tell, [orjson.dumps(one.data, default=str, option=orjson.OPT_UTC_Z) for one in seen])
+            loop.call_soon_threadsafe(
+                self._tell, [orjson.dumps(one.data, default=str, option=orjson.OPT_UTC_Z) for one in seen]
+            )
 
     def _tell(self, lines: Sequence[bytes]) -> None:
         for watcher in self._watchers:

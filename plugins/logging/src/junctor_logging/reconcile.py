@@ -12,9 +12,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from junctor import jsons
 from sqlalchemy import func, select
 
-from junctor import jsons
 from junctor_logging.costs import dollars
 from junctor_logging.tables import lines
 
@@ -108,7 +108,7 @@ def _from_csv(rows: Sequence[Mapping[str, str]]) -> Export:
 
 def _from_json(data: Any) -> Export:
     pages = data if isinstance(data, list) else [data]
-    buckets = [bucket for page in pages for bucket in (page["data"] if "data" in page else [page])]
+    buckets = [bucket for page in pages for bucket in page.get("data", [page])]
     results = [(bucket, result) for bucket in buckets for result in bucket.get("results", ())]
     export = Export(*_kind_of(results, buckets))
     for bucket, result in results:
@@ -156,7 +156,7 @@ def _day(value: Any) -> str:
 
 
 def _model(name: str | None) -> str:
-    """A model's name without its date, in one spelling: `Claude Sonnet 4.5` and `claude-sonnet-4-5-20250929` are one."""
+    """A model's name without date, in one spelling: `Claude Sonnet 4.5` and `claude-sonnet-4-5-20250929` are one."""
     text = (name or "").strip().lower().replace(" ", "-").rsplit("/", 1)[-1]
     text = _DATED.sub("", text)
     return text.replace(".", "-") if text.startswith("claude") else text
@@ -168,7 +168,7 @@ def _item(item: str | None) -> str:
 
 
 def compare(connection: Connection, export: Export) -> dict[str, Any]:
-    """Both sides by day and model, and the drift in percent: what the ledger has more (+) or less (−) than the provider."""
+    """Both sides by day and model, and the drift in percent: what the ledger has more (+) or less (−)."""
     days = sorted({day for day, _ in export.sums})
     if not days:
         raise ValueError("holds no days")
@@ -238,18 +238,17 @@ def _drift(provider: int | None, ledger: int | None) -> float | None:
 
 def drift_table(found: Mapping[str, Any], *, csv_form: bool = False) -> str:
     """For people, or as CSV."""
-    rows = [
-        ["day", "model", "provider input", "ledger input", "provider output", "ledger output", "provider $", "ledger $"]
-        + ["drift %"]
-    ]
-    rows += list(_cells(found["rows"]))
+    sides = [f"{side} {what}" for what in ("input", "output", "$") for side in ("provider", "ledger")]
+    rows = [["day", "model", *sides, "drift %"], *_cells(found["rows"])]
     if csv_form:
         out = io.StringIO()
         csv.writer(out, lineterminator="\n").writerows(rows)
         return out.getvalue().rstrip("\n")
     widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
     text = "\n".join(
-        "  ".join(cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
+        "  ".join(
+            cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
         for row in rows
     )
     note = f"\n{found['unmatched']} rows are known to one side only" if found["unmatched"] else ""

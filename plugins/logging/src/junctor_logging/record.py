@@ -183,11 +183,13 @@ def _made(kind: Any, data: dict[str, Any] | None) -> Any:
 
 def _defaults(kind: Any) -> dict[str, Any]:
     """Of each field that has one; a list or an object is made anew by whoever uses this."""
-    return {
-        f.name: f.default if f.default is not MISSING else f.default_factory()
-        for f in fields(kind)
-        if f.default is not MISSING or f.default_factory is not MISSING
-    }
+    found: dict[str, Any] = {}
+    for one in fields(kind):
+        if one.default_factory is not MISSING:
+            found[one.name] = one.default_factory()
+        elif one.default is not MISSING:
+            found[one.name] = one.default
+    return found
 
 
 _RECORD = _defaults(Record)

@@ -1,7 +1,7 @@
 """A record as rows of the ledger.
 
-Every exchange has at least one line. Each attempt is one, numbered from 1; an answer out of a cache, and an exchange that
-never came to an attempt, are line 0. `requests` is 1 on exactly one line of a client's exchange, so that its sum counts
+Every exchange has at least one line. Each attempt is one, numbered from 1; an answer out of a cache, and an exchange
+that never came to an attempt, are line 0. `requests` is 1 on exactly one line of an exchange, so that its sum counts
 exchanges, as the sum of `cost` counts money.
 """
 

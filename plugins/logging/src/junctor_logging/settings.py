@@ -7,9 +7,8 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ByteSize, Field, WithJsonSchema
-
 from junctor import Duration, PluginSettings, Section
+from pydantic import BeforeValidator, ByteSize, Field, WithJsonSchema
 
 __all__ = ["ContentRule", "LoggingSettings", "Share", "SpoolSettings", "default_directory"]
 
@@ -55,8 +54,8 @@ class ContentRule(Section):
     max_text: Annotated[int, Field(gt=0, description="Most characters of one text in it; the rest is cut off.")] = 8000
     redact: Annotated[
         list[Literal["email", "phone", "card", "iban"]],
-        Field(description="Replaced by a mark. Keys and passwords are always replaced."),
-    ] = ["email", "phone", "card", "iban"]
+        Field(description="Replaced by a mark; without it, all. Keys and passwords are always replaced."),
+    ] = Field(default_factory=lambda: ["email", "phone", "card", "iban"])
     retention: Annotated[Duration, Field(gt=0, description="Deleted after this time.")] = 30 * 86400.0
 
 
@@ -69,18 +68,20 @@ class LoggingSettings(PluginSettings):
     ] = None
     sinks: Annotated[
         list[str | dict[str, Any]], Field(description="`ledger`, `json_lines`, `otlp`, or an installed one of others.")
-    ] = ["ledger"]
-    queue: Annotated[int, Field(ge=100, description="Most records in memory; what is more is dropped, and counted.")] = (
-        20_000
-    )
+    ] = Field(default_factory=lambda: ["ledger"])
+    queue: Annotated[
+        int, Field(ge=100, description="Most records in memory; what is more is dropped, and counted.")
+    ] = 20_000
     batch: Annotated[int, Field(ge=1, le=10_000, description="Most records written at once.")] = 500
     flush: Annotated[Duration, Field(gt=0, le=60, description="Longest time until a record is handed on.")] = 0.25
     close_timeout: Annotated[Duration, Field(gt=0, description="Time for the sinks when the gateway ends.")] = 5.0
     spool: SpoolSettings = SpoolSettings()
     discounts: Annotated[
         dict[str, Share], Field(description="Off the list price, by provider or target: `openai: 10%`.")
-    ] = {}
-    content: Annotated[list[ContentRule], Field(description="Empty: no prompt and no answer is recorded.")] = []
+    ] = Field(default_factory=dict)
+    content: Annotated[list[ContentRule], Field(description="Empty: no prompt and no answer is recorded.")] = Field(
+        default_factory=list
+    )
     recent: Annotated[int, Field(ge=0, le=10_000, description="Records kept in memory for `/admin/exchanges`.")] = 500
 
     @property

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pydantic import ValidationError
-
 from junctor import ConfigError
 from junctor.problems import close_match, problems_of
+from pydantic import ValidationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -12,7 +12,10 @@ import os
 import shutil
 import threading
 import uuid
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["Spool", "SpoolFull", "orphans"]
 

@@ -123,4 +123,3 @@ class Writer:
             self.dropped += 1
             _log.exception("request %s: its record could not be made", taken.id)
             return None
-
