@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Pump"]
 
 _log = logging.getLogger("junctor.logging")
+_COUNTS = ("written", "spooled", "replayed", "failures", "rejected", "dropped", "torn")
 _LOOK_FOR_ORPHANS = 30.0
 _QUIET = 10.0
 
@@ -39,7 +40,7 @@ class Pump:
     def __init__(self, sink: Sink, label: str, folder: Path, *, spool: SpoolSettings, batch: int, memory: int) -> None:
         self.label = label
         self.wants_content = sink.wants_content
-        self.counts: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter(dict.fromkeys(_COUNTS, 0))
         self._sink = sink
         self._folder = folder
         self._settings = spool
@@ -53,6 +54,7 @@ class Pump:
         self._in_flight: list[Entry] = []
         self._guard = threading.Lock()
         self._wake = threading.Event()
+        self._over = threading.Event()
         self._closing = False
         self._given_up = False
         self._opened = False
@@ -108,9 +110,13 @@ class Pump:
         if self._inbox:
             self.counts["dropped"] += len(self._inbox)
             self._tell("end", "%d records are lost: neither the sink nor the spool takes them", len(self._inbox))
+        self._over.set()
         if not self._thread.is_alive():
-            for spool in (self._spool, *self._orphans):
-                spool.close()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        for spool in (self._spool, *self._orphans):
+            spool.close()
 
     def _run(self) -> None:
         while not self._given_up:
@@ -122,6 +128,9 @@ class Pump:
                 self._failed("unexpected")
         with contextlib.suppress(Exception):
             self._sink.close()
+        if self._given_up:  # nobody waited for this thread
+            self._over.wait()
+            self._let_go()
 
     def _step(self) -> bool:
         """One batch, or a wait; False at the end."""
@@ -136,7 +145,7 @@ class Pump:
             pass
         elif self._inbox and not up:
             self._spool_inbox()
-            return True
+            return not (self._closing and self._inbox)
         elif self._closing and not self._inbox:
             return False
         else:
@@ -161,7 +170,7 @@ class Pump:
             entries = list(self._inbox)
             self._inbox.clear()
         self._to_spool(entries)
-        if self._inbox:  # the disk does not take them either
+        if self._inbox and not self._closing:  # the disk does not take them either
             self._wake.wait(min(1.0, max(0.001, self._retry_at - time.monotonic())))
             self._wake.clear()
 

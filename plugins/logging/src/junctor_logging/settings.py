@@ -53,9 +53,9 @@ class ContentRule(Section):
     max_bytes: Annotated[ByteSize, Field(gt=0, description="Most of a prompt, and of an answer.")] = ByteSize(65536)
     max_text: Annotated[int, Field(gt=0, description="Most characters of one text in it; the rest is cut off.")] = 8000
     redact: Annotated[
-        list[Literal["email", "phone", "card", "iban"]],
+        tuple[Literal["email", "phone", "card", "iban"], ...],
         Field(description="Replaced by a mark; without it, all. Keys and passwords are always replaced."),
-    ] = Field(default_factory=lambda: ["email", "phone", "card", "iban"])
+    ] = ("email", "phone", "card", "iban")
     retention: Annotated[Duration, Field(gt=0, description="Deleted after this time.")] = 30 * 86400.0
 
 
@@ -67,8 +67,8 @@ class LoggingSettings(PluginSettings):
         Path | None, Field(description="Holds ledger and spool; `~/.local/state/junctor` without it.")
     ] = None
     sinks: Annotated[
-        list[str | dict[str, Any]], Field(description="`ledger`, `json_lines`, `otlp`, or an installed one of others.")
-    ] = Field(default_factory=lambda: ["ledger"])
+        tuple[str | dict[str, Any], ...], Field(description="`ledger`, `json_lines`, `otlp`, or an installed one of others.")
+    ] = ("ledger",)
     queue: Annotated[
         int, Field(ge=100, description="Most records in memory; what is more is dropped, and counted.")
     ] = 20_000
@@ -79,9 +79,7 @@ class LoggingSettings(PluginSettings):
     discounts: Annotated[
         dict[str, Share], Field(description="Off the list price, by provider or target: `openai: 10%`.")
     ] = Field(default_factory=dict)
-    content: Annotated[list[ContentRule], Field(description="Empty: no prompt and no answer is recorded.")] = Field(
-        default_factory=list
-    )
+    content: Annotated[tuple[ContentRule, ...], Field(description="Empty: no prompt, no answer is recorded.")] = ()
     recent: Annotated[int, Field(ge=0, le=10_000, description="Records kept in memory for `/admin/exchanges`.")] = 500
 
     @property

@@ -82,7 +82,7 @@ class Spool:
     def _begin(self) -> None:
         last = int(self._segments[-1][0].stem) if self._segments else 0
         path = self._folder / f"{last + 1:08d}.jsonl"
-        writing = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        writing = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         if self._writing is not None:
             os.close(self._writing)
         self._writing = writing
