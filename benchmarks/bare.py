@@ -1,6 +1,6 @@
 """The floor: Starlette as its documentation shows it, with the same server and HTTP client, relaying and nothing else.
 
-    python bare.py PROVIDER_PORT PORT
+python bare.py PROVIDER_PORT PORT
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 
 import orjson
 import uvicorn
+from junctor.http import HTTPClient
 from starlette.applications import Starlette
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
-
-from junctor.http import HTTPClient
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -1,6 +1,6 @@
 """The load: so many connections, each with one request at a time, for so many seconds. Prints JSON.
 
-    python load.py PORT PATH SECONDS CONNECTIONS [stream]
+python load.py PORT PATH SECONDS CONNECTIONS MODEL HEADERS_AS_JSON [stream]
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ import uvloop
 PROMPT = "Sort these complaints by what they are about and answer with one word each. " * 12
 
 
-def request(path: str, *, stream: bool, model: str, key: str = "sk-benchmark") -> bytes:
+def request(path: str, headers: dict[str, str], *, stream: bool, model: str) -> bytes:
     body = json.dumps({"model": model, "stream": stream, "messages": [{"role": "user", "content": PROMPT}]}).encode()
-    head = f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\nauthorization: Bearer {key}\r\n"
-    return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
+    given = {"host": "127.0.0.1", "content-type": "application/json", "authorization": "Bearer sk-benchmark", **headers}
+    lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in given.items())]
+    return ("\r\n".join(lines) + f"\r\ncontent-length: {len(body)}\r\n\r\n").encode() + body
 
 
 class Connection(asyncio.Protocol):
@@ -58,13 +59,13 @@ class Connection(asyncio.Protocol):
             self.done.set_result(None)
 
 
-async def main(port: int, path: str, seconds: float, connections: int, *, stream: bool, model: str) -> dict[str, float]:
+async def main(port: int, payload: bytes, seconds: float, connections: int) -> dict[str, float]:
     loop = asyncio.get_running_loop()
-    payload = request(path, stream=stream, model=model)
     until = time.monotonic() + seconds
     started = time.perf_counter()
     opened = [
-        (await loop.create_connection(lambda: Connection(payload, until), "127.0.0.1", port))[1] for _ in range(connections)
+        (await loop.create_connection(lambda: Connection(payload, until), "127.0.0.1", port))[1]
+        for _ in range(connections)
     ]
     await asyncio.wait_for(asyncio.gather(*(c.done for c in opened)), seconds + 60)
     elapsed = time.perf_counter() - started
@@ -80,6 +81,6 @@ async def main(port: int, path: str, seconds: float, connections: int, *, stream
 
 
 if __name__ == "__main__":
-    port, path, seconds, connections, model = sys.argv[1:6]
-    result = main(int(port), path, float(seconds), int(connections), stream="stream" in sys.argv[6:], model=model)
-    print(json.dumps(uvloop.run(result)))
+    port, path, seconds, connections, model, headers = sys.argv[1:7]
+    payload = request(path, json.loads(headers), stream="stream" in sys.argv[7:], model=model)
+    print(json.dumps(uvloop.run(main(int(port), payload, float(seconds), int(connections)))))

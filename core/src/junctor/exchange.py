@@ -87,10 +87,15 @@ class Target:
     timeouts: Timeouts = Timeouts()
     name: str = field(init=False, default="")
     id: str = field(init=False, default="")
+    _hash: int = field(init=False, default=0, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", f"{self.provider}/{self.model}")
         object.__setattr__(self, "id", f"{self.name}#{self.key_id}" if self.key_id else self.name)
+        object.__setattr__(self, "_hash", hash((self.id, self.api_key, self.base_url)))
+
+    def __hash__(self) -> int:
+        return self._hash  # targets are looked up for every request
 
     def __str__(self) -> str:
         return self.name
