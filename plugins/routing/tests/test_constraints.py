@@ -161,6 +161,12 @@ async def test_residency_that_leaves_nothing_is_a_403_that_says_who_wants_what(r
     assert not provider.calls
 
 
+async def test_required_tags_are_told_to_whoever_falls_back(routed, pick):
+    async with routed(REQUIRE, EU) as (g, *_):
+        _, exchange = await pick(g, client=Client(team="law"), facts={"require_tags": ["zdr"]})
+    assert exchange.facts["require_tags"] == ["zdr", "eu"]
+
+
 async def test_a_rules_tags_are_a_constraint_with_the_rules_name(routed, pick):
     rules = [{"name": "only zdr", "use": {"tags": ["zdr"]}}]
     async with routed({"rules": rules}, EU) as (g, *_):

@@ -118,9 +118,10 @@ class Window:
 class Limits:
     """A target's own limits: from the file, else from the provider's headers; and what the headers said was left."""
 
-    __slots__ = ("_left", "full_until", "requests", "tokens")
+    __slots__ = ("_configured", "_left", "full_until", "requests", "tokens")
 
     def __init__(self, requests: int | None, tokens: int | None) -> None:
+        self._configured = (requests, tokens)
         self.requests = requests
         self.tokens = tokens
         self.full_until = -inf
@@ -154,9 +155,9 @@ class Limits:
                 continue
             limit, remaining, reset = found
             if what == "requests":
-                self.requests = self.requests or limit
+                self.requests = self._configured[0] or limit
             else:
-                self.tokens = self.tokens or limit
+                self.tokens = self._configured[1] or limit
             if remaining <= 0 and reset > 0:
                 self.full_until = max(self.full_until, now + reset)
             share = remaining / limit

@@ -196,6 +196,9 @@ class Routing:
         for test, wanted in self._require:
             if test(view):
                 tags += wanted
+        if len(tags) > len(view.facts.get("require_tags") or ()):
+            # Whoever falls back to another model must keep to these too.
+            view.facts["require_tags"] = list(dict.fromkeys(tag for tag, _ in tags))
         features = view.features if self._settings.constraints.features else 0
         key = (name, features, -1 if rule is None else rule.index, tuple(tags))
         pool = self._pools.get(key)

@@ -108,10 +108,11 @@ class LowestLatency:
 
 def _explored(candidates: Sequence[Candidate], measured: Ranked, share: float, view: View) -> Ranked:
     """Put a target in front that nobody has measured yet, or, now and then, the one measured longest ago."""
-    unknown = [c for c in candidates if c.live.seen == -inf or (c.live.ttft is None and c.live.tpt is None)]
     known = {id(c) for _, c in measured}
-    rest = [(inf, c) for c in unknown if id(c) not in known]
-    idle = next((c for _, c in rest if not c.live.in_flight and view.now - c.live.seen > _AGAIN), None)
+    rest = [(inf, c) for c in candidates if id(c) not in known]
+    # One that only ever failed is tried less often than one that nobody has asked.
+    due = (c for _, c in rest if view.now - c.live.seen > _AGAIN * (1 + 30 * c.live.errors))
+    idle = next((c for c in due if not c.live.in_flight), None)
     if idle is None and measured and random() < share:
         oldest = min((c for _, c in measured), key=lambda c: c.live.seen)
         if view.now - oldest.live.seen > _AGAIN and not oldest.live.in_flight:
