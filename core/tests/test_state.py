@@ -13,7 +13,7 @@ from junctor.errors import ConfigError
 from junctor.redis_state import RedisState
 from junctor.settings import StateSettings
 from junctor.state import Entries, MemoryState, Script, open_state
-from junctor.testing import _process, free_port, require, wait_for_port
+from junctor.testing import free_port, process, require, wait_for_port
 
 
 def _take(entries, keys, arguments):
@@ -48,7 +48,7 @@ def cluster_url(tmp_path_factory):
         for port in ports:
             arguments = [binary, "--port", str(port), "--save", "", "--cluster-enabled", "yes"]
             arguments += ["--cluster-port", str(free_port()), "--cluster-node-timeout", "2000"]
-            stack.enter_context(_process(arguments, tmp_path_factory.mktemp("node")))
+            stack.enter_context(process(arguments, tmp_path_factory.mktemp("node")))
         assert all(wait_for_port(port) for port in ports)
         create = [client, "--cluster", "create", *hosts, "--cluster-yes"]
         subprocess.run(create, check=True, capture_output=True, timeout=60)

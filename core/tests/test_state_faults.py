@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import pytest
 from junctor.redis_state import RedisState
 from junctor.state import StateUnavailable
-from junctor.testing import _process, free_port, require, wait_for_port
+from junctor.testing import free_port, process, require, wait_for_port
 
 from .test_state import TAKE
 
@@ -34,7 +34,7 @@ class Server:
     @contextmanager
     def running(self, *options):
         arguments = [self.binary, "--port", str(self.port), "--save", "", *self.options, *options]
-        with _process(arguments, self.folder) as child:
+        with process(arguments, self.folder) as child:
             assert wait_for_port(self.port)
             yield child
 
@@ -234,7 +234,7 @@ async def test_a_sentinel_leads_to_the_new_master(tmp_path):
                 if b"master_link_status:up" in second.cli("info", "replication"):
                     break
                 time.sleep(0.1)
-            sentinel = _process([first.binary, str(tmp_path / "sentinel.conf"), "--sentinel"], tmp_path)
+            sentinel = process([first.binary, str(tmp_path / "sentinel.conf"), "--sentinel"], tmp_path)
             sentinel.__enter__()
             assert wait_for_port(port)
             time.sleep(1.0 if b"connected_slaves:1" in first.cli("info", "replication") else 2.0)
@@ -246,7 +246,7 @@ async def test_a_sentinel_leads_to_the_new_master(tmp_path):
             assert await _until_it_takes(state)
         finally:
             await state.aclose()
-            sentinel.__exit__()
+            sentinel.__exit__(None, None, None)
 
 
 async def _until_it_takes(state):

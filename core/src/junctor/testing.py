@@ -13,16 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import shutil
-import socket
-import subprocess
-import time
 import urllib.parse
-import uuid
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -33,16 +27,30 @@ from junctor.gateway import Gateway
 from junctor.hookspecs import hookimpl
 from junctor.plugins import Section
 from junctor.server import App
+from junctor.services import free_port, postgres_url, prefix, process, redis_url, require, wait_for_port
 from junctor.settings import PluginSettings
 from junctor.stream import Stream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from junctor.exchange import Exchange, Target
 
-__all__ = ["Answer", "FakeProvider", "Harness", "Recorder", "anyio_backend", "gateway", "require"]
+__all__ = [
+    "Answer",
+    "FakeProvider",
+    "Harness",
+    "Recorder",
+    "anyio_backend",
+    "free_port",
+    "gateway",
+    "postgres_url",
+    "prefix",
+    "process",
+    "redis_url",
+    "require",
+    "wait_for_port",
+]
 
 
 @pytest.fixture(scope="session")
@@ -327,91 +335,3 @@ def _section(plugin: Any) -> Section:
         return Section(-1, type(plugin).__name__.lower(), lambda: plugin, PluginSettings())
     settings = getattr(factory, "Settings", PluginSettings).model_validate(raw)
     return Section(-1, factory.__name__.lower(), factory, settings)
-
-
-def require(found: object, reason: str) -> None:
-    """Skip the test when something is not there; fail it when JUNCTOR_TEST_REQUIRE=all."""
-    if found:
-        return
-    if os.environ.get("JUNCTOR_TEST_REQUIRE") == "all":
-        _fail(reason)
-    pytest.skip(reason)
-
-
-def _fail(reason: str) -> NoReturn:
-    pytest.fail(f"JUNCTOR_TEST_REQUIRE=all: {reason}")
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def wait_for_port(port: int, seconds: float = 10.0) -> bool:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=0.2):
-            return True
-        time.sleep(0.02)
-    return False
-
-
-@pytest.fixture(scope="session")
-def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Redis: JUNCTOR_TEST_REDIS, this machine's, or one started from the binary. Use a prefix of your own."""
-    url = os.environ.get("JUNCTOR_TEST_REDIS")
-    if url or wait_for_port(6379, 0.2):
-        yield url or "redis://127.0.0.1:6379/0"
-        return
-    binary = shutil.which("redis-server")
-    require(binary, "no Redis at 127.0.0.1:6379 and no redis-server to start one (install redis-server)")
-    port = free_port()
-    arguments = [str(binary), "--port", str(port), "--save", "", "--appendonly", "no"]
-    with _process(arguments, tmp_path_factory.mktemp("redis")):
-        wait_for_port(port)
-        yield f"redis://127.0.0.1:{port}/0"
-
-
-@pytest.fixture
-def prefix() -> str:
-    """Begins this test's keys in a shared store."""
-    return f"test-{uuid.uuid4().hex[:12]}:"
-
-
-@pytest.fixture(scope="session")
-def postgres_url() -> Iterator[str]:
-    """A PostgreSQL database of this run's own, dropped at the end; on JUNCTOR_TEST_POSTGRES or this machine's."""
-    server = os.environ.get("JUNCTOR_TEST_POSTGRES") or "postgresql://postgres@127.0.0.1:5432/postgres"
-    host, port = urllib.parse.urlsplit(server).hostname, urllib.parse.urlsplit(server).port or 5432
-    require(host and wait_for_port(port, 0.2), f"no PostgreSQL at {host}:{port} (install postgresql)")
-    require(shutil.which("psql"), "psql is not installed (install postgresql-client)")
-    name = f"junctor_{uuid.uuid4().hex[:12]}"
-    subprocess.run(["psql", "-q", "-d", server, "-c", f"create database {name}"], check=True, capture_output=True)
-    try:
-        yield server.rsplit("/", 1)[0] + f"/{name}"
-    finally:
-        drop = ["psql", "-q", "-d", server, "-c", f"drop database if exists {name} with (force)"]
-        subprocess.run(drop, check=True, capture_output=True)
-
-
-class _process:
-    """A child process that ends with the block."""
-
-    def __init__(self, arguments: Sequence[str], folder: Path) -> None:
-        self._arguments = arguments
-        self._folder = folder
-
-    def __enter__(self) -> subprocess.Popen[bytes]:
-        self._child = subprocess.Popen(
-            self._arguments, cwd=self._folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        return self._child
-
-    def __exit__(self, *exc: object) -> None:
-        self._child.terminate()
-        try:
-            self._child.wait(10)
-        except subprocess.TimeoutExpired:
-            self._child.kill()
-            self._child.wait()

@@ -1,0 +1,148 @@
+"""Real servers for tests: found on this machine, started from the binary, or the test is skipped with the reason."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+import urllib.parse
+import uuid
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+__all__ = ["free_port", "postgres_url", "prefix", "process", "redis_url", "require", "wait_for_port"]
+
+
+def require(found: object, reason: str) -> None:
+    """Skip the test when something is not there; fail it when JUNCTOR_TEST_REQUIRE=all."""
+    if found:
+        return
+    if os.environ.get("JUNCTOR_TEST_REQUIRE") == "all":
+        _fail(reason)
+    pytest.skip(reason)
+
+
+def _fail(reason: str) -> NoReturn:
+    pytest.fail(f"JUNCTOR_TEST_REQUIRE=all: {reason}")
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def wait_for_port(port: int, seconds: float = 10.0) -> bool:
+    """Wait until somebody listens on a port of this machine; False if nobody does in time."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=0.2):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+@contextmanager
+def process(arguments: Sequence[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A child process that ends with the block."""
+    child = subprocess.Popen(arguments, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield child
+    finally:
+        child.terminate()
+        try:
+            child.wait(10)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+@pytest.fixture
+def prefix() -> str:
+    """Begins this test's keys in a shared store."""
+    return f"test-{uuid.uuid4().hex[:12]}:"
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Redis: JUNCTOR_TEST_REDIS, this machine's, or one started from the binary. Use a prefix of your own."""
+    url = os.environ.get("JUNCTOR_TEST_REDIS")
+    if url or wait_for_port(6379, 0.2):
+        yield url or "redis://127.0.0.1:6379/0"
+        return
+    binary = shutil.which("redis-server")
+    require(binary, "no Redis at 127.0.0.1:6379 and no redis-server to start one (install redis-server)")
+    port = free_port()
+    arguments = [str(binary), "--port", str(port), "--save", "", "--appendonly", "no"]
+    with process(arguments, tmp_path_factory.mktemp("redis")):
+        require(wait_for_port(port), f"{binary} did not start")
+        yield f"redis://127.0.0.1:{port}/0"
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A PostgreSQL database of this run's own: on JUNCTOR_TEST_POSTGRES, this machine's server, or one started here."""
+    server = os.environ.get("JUNCTOR_TEST_POSTGRES") or "postgresql://postgres@127.0.0.1:5432/postgres"
+    if _reachable(server):
+        with _database(server) as url:
+            yield url
+        return
+    binaries = _postgres_binaries()
+    require(binaries, "no PostgreSQL that lets `postgres` in at 127.0.0.1:5432, and none to start (install postgresql)")
+    with _postgres(Path(str(binaries)), tmp_path_factory.mktemp("postgres")) as server, _database(server) as url:
+        yield url
+
+
+def _psql(server: str, command: str) -> subprocess.CompletedProcess[bytes]:
+    arguments = [shutil.which("psql") or "psql", "-w", "-q", "-d", server, "-c", command]
+    return subprocess.run(arguments, capture_output=True, check=False)
+
+
+def _reachable(server: str) -> bool:
+    return shutil.which("psql") is not None and _psql(server, "select 1").returncode == 0
+
+
+@contextmanager
+def _database(server: str) -> Iterator[str]:
+    name = f"junctor_{uuid.uuid4().hex[:12]}"
+    _psql(server, f"create database {name}").check_returncode()
+    parts = urllib.parse.urlsplit(server)
+    try:
+        yield parts._replace(path=f"/{name}").geturl()
+    finally:
+        _psql(server, f"drop database if exists {name} with (force)")
+
+
+def _postgres_binaries() -> Path | None:
+    """The folder of `initdb` and `postgres`, which Debian keeps off the PATH."""
+    found = shutil.which("initdb")
+    if found is not None:
+        return Path(found).parent
+    places = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    return places[-1].parent if places else None
+
+
+@contextmanager
+def _postgres(binaries: Path, folder: Path) -> Iterator[str]:
+    """A server of this run's own. PostgreSQL does not run as root: there the user `postgres` runs it."""
+    port, data, run = free_port(), folder / "data", []
+    if os.geteuid() == 0:
+        run = ["runuser", "-u", "postgres", "--"]
+        for each in (folder, *folder.parents[:2]):
+            each.chmod(0o755)
+        shutil.chown(folder, "postgres")
+    init = [*run, str(binaries / "initdb"), "-D", str(data), "-U", "postgres", "--auth=trust"]
+    subprocess.run(init, check=True, capture_output=True, cwd=folder)
+    serve = [*run, str(binaries / "postgres"), "-D", str(data), "-p", str(port), "-k", str(folder), "-h", "127.0.0.1"]
+    with process(serve, folder):
+        require(wait_for_port(port, 20), f"{binaries / 'postgres'} did not start")
+        yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
