@@ -21,7 +21,7 @@ from junctor.errors import (
 from junctor.exchange import Attempt, Usage
 from junctor.limit import Limit
 from junctor.plugins import each, each_outward, first
-from junctor.secrets import MARK, SHORTEST
+from junctor.secrets import Secrets
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Pipeline"]
 
 _log = logging.getLogger("junctor.pipeline")
+_SECRETS = Secrets()
 
 
 class Pipeline:
@@ -231,10 +232,12 @@ def _estimated_input(exchange: Exchange) -> int:
 
 def _hide_keys(error: GatewayError, target: Target) -> None:
     """A provider may quote the key that it was called with, and nobody is to read it: no client, no log."""
-    for secret in (target.api_key, *target.headers.values()):
-        if secret and secret in error.message and len(secret) >= SHORTEST:
-            error.message = error.message.replace(secret, MARK)
-            error.args = (error.message,)
+    called_with = [secret for secret in (target.api_key, *target.headers.values()) if secret]
+    if isinstance(error, ProviderError):
+        message = _SECRETS.hide(error.message, called_with)
+        if message != error.message:
+            error.message = message
+            error.args = (message,)
 
 
 def _with_own_keys(exchange: Exchange, own: ProviderKeys) -> list[Target]:
