@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
 from junctor import ConfigError, Refused
+from pydantic import ValidationError
 
 from junctor_auth.secretbox import digest_of
 from junctor_auth.store import KeyStore, StoreFailed
@@ -145,9 +146,10 @@ class Mirror:
         started = time.monotonic()
         try:
             changes, built = await self._in_thread(self._changes)
-        except StoreFailed as error:
+        except Exception as error:  # also what nobody thought of: nothing is granted on a guess
             if not self._failing:
-                _log.error("%s; keys of the store are taken for %g s more", error, max(_MAX_AGE, self._settings.grace))
+                reason = error if isinstance(error, StoreFailed) else f"the key store fails: {type(error).__name__}"
+                _log.error("%s; keys of the store are taken for %g s more", reason, max(_MAX_AGE, self._settings.grace))
             self._failing = True
             return
         if self._failing:
@@ -164,10 +166,12 @@ class Mirror:
     def _grants_of(self, key: StoredKey) -> list[Grant]:
         if key.revoked is not None:
             return []
-        grants = [self._grant_of(key, key.digest)]
-        if key.previous is not None:
-            grants.append(self._grant_of(key, key.previous))
-        return grants
+        try:
+            digests = [key.digest] if key.previous is None else [key.digest, key.previous]
+            return [self._grant_of(key, digest) for digest in digests]
+        except ValidationError:
+            _log.error("key %s has rights that this version does not know; it is refused", key.id)
+            return []
 
     def _apply(self, changes: Changes, built: dict[str, list[Grant]]) -> None:
         for key_id, grants in built.items():

@@ -202,9 +202,10 @@ class KeyStore:
         key = new_key(key_id)
         given = rights.model_dump(exclude_defaults=True, mode="json")
         with self._write() as connection:
-            count = connection.execute(sa.select(sa.func.count()).select_from(_keys)).scalar_one()
+            counting = sa.select(sa.func.count()).select_from(_keys).where(_keys.c.revoked.is_(None))
+            count = connection.execute(counting).scalar_one()
             if count >= self._max_keys:
-                raise ConfigError(f"store.max_keys: there are {count} keys; raise it, or delete old ones")
+                raise ConfigError(f"store.max_keys: there are {count} keys; revoke old ones, or raise it")
             row = {
                 "id": key_id,
                 "name": name,
@@ -309,7 +310,7 @@ class _Transaction:
         try:
             return self._context.__enter__()
         except (SQLAlchemyError, OSError) as error:
-            raise StoreFailed(f"the key store does not answer ({type(error).__name__})") from None
+            raise StoreFailed(f"the key store does not answer ({_kind(error)})") from None
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         failure = error if isinstance(error, (SQLAlchemyError, OSError)) else None
@@ -320,7 +321,12 @@ class _Transaction:
         if isinstance(failure, IntegrityError):
             raise StoreFailed("the key store was changed at the same time; try again") from None
         if failure is not None:
-            raise StoreFailed(f"the key store does not answer ({type(failure).__name__})") from None
+            raise StoreFailed(f"the key store does not answer ({_kind(failure)})") from None
+
+
+def _kind(error: Exception) -> str:
+    """The driver's name for it, as `ConnectionTimeout` or `InsufficientPrivilege`; never its text."""
+    return type(getattr(error, "orig", None) or error).__name__
 
 
 def _set_up_sqlite(connection: Any, _: object) -> None:
