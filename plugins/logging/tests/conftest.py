@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import subprocess
 
 import pytest
 from junctor_logging import Logging
@@ -65,3 +66,11 @@ def logged(gateway, tmp_path):
         return gateway((Logging, given), *plugins, models=models, config=config)
 
     return run
+
+
+@pytest.fixture
+def postgres(postgres_url):
+    """An empty database in PostgreSQL."""
+    yield postgres_url
+    reset = "set client_min_messages to error; drop schema public cascade; create schema public"
+    subprocess.run(["psql", "-q", "-d", postgres_url, "-c", reset], check=True, capture_output=True)

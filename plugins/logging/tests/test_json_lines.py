@@ -129,7 +129,7 @@ def test_writes_to_stdout_without_a_path():
         "from pathlib import Path; from junctor_logging import Context\n"
         "from junctor_logging.json_lines import *; from junctor_logging.record import from_line\n"
         "s = JSONLines(JSONLinesSettings(), Context(Path('.'), 'x')); s.open()\n"
-        "s.write([from_line(b'{\"record\":\"r\",\"id\":\"i\",\"time\":\"2026-01-02T03:04:05Z\"}')], again=False)"
+        's.write([from_line(b\'{"record":"r","id":"i","time":"2026-01-02T03:04:05Z"}\')], again=False)'
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert from_line(done.stdout.strip()).key == "r"

@@ -29,7 +29,6 @@ async def until(condition, seconds=20.0):
         await asyncio.sleep(0.01)
 
 
-
 def entry(number, **fields):
     tokens = {"input": 3, "output": 2, "cache_read": 0, "cache_write": 0, "reasoning": 0, "estimated": False}
     cost = {"input": 30, "output": 20, "cache_read": 0, "cache_write": 0, "total": 50, "billed": 45}
@@ -41,12 +40,7 @@ def entry(number, **fields):
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def url(request, tmp_path):
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'ledger.db'}"
-        return
-    found = request.getfixturevalue("postgres_url")
-    yield found
-    subprocess.run(["psql", "-q", "-d", found, "-c", "drop schema public cascade; create schema public"], check=True)
+    return f"sqlite:///{tmp_path / 'ledger.db'}" if request.param == "sqlite" else request.getfixturevalue("postgres")
 
 
 @pytest.fixture
@@ -101,7 +95,9 @@ def test_deletes_what_is_over_its_retention(ledger, url):
 
 
 def test_content_is_in_its_own_table_and_not_in_the_story(ledger, url):
-    ledger().write([entry(1, time="2099-01-01T00:00:00Z", content={"request": "the prompt", "retention": 60})], again=False)
+    ledger().write(
+        [entry(1, time="2099-01-01T00:00:00Z", content={"request": "the prompt", "retention": 60})], again=False
+    )
     ((story,),) = ask(url, "select story from exchanges")
     assert "the prompt" not in story
     ((content,),) = ask(url, "select content from contents")
@@ -170,22 +166,18 @@ def stats(g):
     return g.gateway.plugins.by_name["logging"].stats()["sinks"]["ledger"]
 
 
-async def test_a_killed_connection_and_a_dead_database_lose_nothing_and_double_nothing(logged, postgres_url):
-    kill = "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'junctor'"
-    settings = {"sinks": [{"ledger": {"url": postgres_url}}], "batch": 10}
-    try:
-        async with logged(FakeProvider(), settings=settings) as g:
-            for number in range(300):
-                await g.chat()
-                if number % 50 == 25:
-                    await until(lambda: stats(g)["written"] > 0)
-                    subprocess.run(["psql", "-q", "-d", postgres_url, "-c", kill], check=True, capture_output=True)
-            await until(lambda: stats(g)["waiting"] == 0)
-            assert stats(g)["failures"] > 0
-        assert ask(postgres_url, "select count(*), count(distinct record), sum(requests) from lines") == [(300, 300, 300)]
-    finally:
-        reset = "drop schema public cascade; create schema public"
-        subprocess.run(["psql", "-q", "-d", postgres_url, "-c", reset], check=True, capture_output=True)
+async def test_a_killed_connection_and_a_dead_database_lose_nothing_and_double_nothing(logged, postgres):
+    mine = "application_name = 'junctor' and datname = current_database()"
+    kill = ["psql", "-q", "-d", postgres, "-c", f"select pg_terminate_backend(pid) from pg_stat_activity where {mine}"]
+    async with logged(FakeProvider(), settings={"sinks": [{"ledger": {"url": postgres}}], "batch": 10}) as g:
+        for number in range(300):
+            await g.chat()
+            if number % 50 == 25:
+                await until(lambda: stats(g)["written"] > 0)
+                subprocess.run(kill, check=True, capture_output=True)
+        await until(lambda: stats(g)["waiting"] == 0)
+        assert stats(g)["failures"] > 0
+    assert ask(postgres, "select count(*), count(distinct record), sum(requests) from lines") == [(300, 300, 300)]
 
 
 async def test_a_database_that_is_not_there_at_the_start_gets_everything_when_it_comes(logged, log):

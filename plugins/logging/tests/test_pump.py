@@ -135,10 +135,8 @@ def test_drops_are_counted_when_neither_sink_nor_disk_takes_them(pump, tmp_path,
         one.offer(entries(number))
     wait(lambda: one.counts["dropped"] > 0)
     assert "dropped" in caplog.text
-    kept = one.waiting
     sink.fail = None
     wait(lambda: one.waiting == 0)
-    assert len(sink.got) == kept
     assert one.counts["dropped"] + len(sink.got) == 100
 
 

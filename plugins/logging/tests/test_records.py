@@ -5,7 +5,16 @@ from dataclasses import fields
 from datetime import UTC, datetime
 
 import pytest
-from junctor import ClientDisconnected, DeadlineExceeded, ErrorKind, NoTarget, ProviderError, Refused, Response, hookimpl
+from junctor import (
+    ClientDisconnected,
+    DeadlineExceeded,
+    ErrorKind,
+    NoTarget,
+    ProviderError,
+    Refused,
+    Response,
+    hookimpl,
+)
 from junctor.testing import FakeProvider, Recorder
 from junctor_logging.capture import outcome_of
 from junctor_logging.record import Entry, Record, encode, from_line
@@ -44,9 +53,21 @@ async def test_an_answered_chat_is_told_in_full(logged, log):
     async with logged(FakeProvider()) as g:
         answer = await g.chat(headers={"x-request-id": "mine", "traceparent": f"00-{'ab' * 16}-{'cd' * 8}-01"})
     record = log.record
-    assert (record["id"], record["trace_id"], record["outcome"], record["status"]) == ("mine", "ab" * 16, "answered", 200)
+    assert (record["id"], record["trace_id"], record["outcome"], record["status"]) == (
+        "mine",
+        "ab" * 16,
+        "answered",
+        200,
+    )
     assert (record["model"], record["target"], record["provider"]) == ("test", "fake/one", "fake")
-    assert record["usage"] == {"input": 7, "output": 5, "cache_read": 0, "cache_write": 0, "reasoning": 0, "estimated": False}
+    assert record["usage"] == {
+        "input": 7,
+        "output": 5,
+        "cache_read": 0,
+        "cache_write": 0,
+        "reasoning": 0,
+        "estimated": False,
+    }
     assert record["cost"]["total"] == record["cost"]["billed"] == 7_000 + 10_000
     assert record["response_bytes"] == len(answer.body)
     assert record["request_bytes"] > 0

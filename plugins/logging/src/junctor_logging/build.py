@@ -124,10 +124,10 @@ class Builder:
             "content": None if taken.content is None else taken.content.finished(self._redactor, taken.secrets),
         }
 
-    def guarded(self, line: bytes) -> bytes:
-        """The line, once more without the secrets of the configuration: a plugin may have put one among the facts."""
+    def cleaned(self, line: bytes) -> bytes | None:
+        """The line without the secrets of the configuration, if a plugin has put one among the facts; else None."""
         if not self._secrets.known_in(line):
-            return line
+            return None
         return orjson.dumps(self._redactor.clean(orjson.loads(line), ()))
 
     def _timings(self, given: Mapping[tuple[str, str], float]) -> tuple[dict[str, int], float]:

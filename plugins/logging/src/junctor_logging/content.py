@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from junctor import jsons
@@ -64,16 +65,29 @@ class Recorder:
         self._rules = rules
 
     def begin(self, exchange: Exchange) -> None:
-        """Before the routing: choose, and ask for the answer's bytes."""
-        rule = next((rule for rule in self._rules if _fits(rule, exchange)), None)
-        if rule is not None and random.random() < rule.sample:
-            exchange.state[_ROOM] = rule
-            if exchange.request.stream:
-                exchange.record(rule.max_bytes * _EVENTS)
+        """Before the routing: have a stream's bytes kept, if it is chosen.
+
+        Who calls is known only when every plugin has seen the request, so the choice waits for the answer.
+        """
+        if exchange.request.stream:
+            exchange.on_answer.append(partial(self._answered, exchange))
+
+    def _answered(self, exchange: Exchange, _response: Response) -> None:
+        rule = self._rule(exchange)
+        if rule is not None:
+            exchange.record(rule.max_bytes * _EVENTS)
+
+    def _rule(self, exchange: Exchange) -> ContentRule | None:
+        """The rule for this exchange; the dice are thrown once."""
+        if _ROOM not in exchange.state:
+            rule = next((rule for rule in self._rules if _fits(rule, exchange)), None)
+            exchange.state[_ROOM] = rule if rule is not None and random.random() < rule.sample else None
+        chosen: ContentRule | None = exchange.state[_ROOM]
+        return chosen
 
     def take(self, exchange: Exchange, response: Response | None) -> Content | None:
         """After the answer: what the record will need, no more of it than the rule allows."""
-        rule: ContentRule | None = exchange.state.get(_ROOM)
+        rule = self._rule(exchange)
         if rule is None:
             return None
         body, whole = clip(exchange.request.body, rule.max_bytes, rule.max_text)

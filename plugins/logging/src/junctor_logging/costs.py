@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import JSON, BigInteger, case, cast, func, select
+from sqlalchemy import BigInteger, case, cast, func, select
 from sqlalchemy.dialects.postgresql import JSONB
 
 from junctor_logging.tables import lines
@@ -122,7 +122,8 @@ def _column(name: str, dialect: str) -> ColumnElement[Any]:
         key = name.removeprefix("tag:")
         if dialect == "postgresql":
             return func.coalesce(cast(lines.c.tags, JSONB)[key].astext, "").label(name)
-        return func.coalesce(cast(lines.c.tags, JSON)[key].as_string(), "").label(name)
+        path = '$."' + key.replace('"', "") + '"'
+        return func.coalesce(func.json_extract(lines.c.tags, path), "").label(name)
     return lines.c[name].label(name)
 
 

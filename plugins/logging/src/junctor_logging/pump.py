@@ -79,7 +79,8 @@ class Pump:
                 self._inbox.extend(entries)
                 self._wake.set()
                 return
-        self._to_spool(list(entries))
+        self._to_spool(entries)
+        self._wake.set()
 
     def _to_spool(self, entries: Sequence[Entry]) -> None:
         """On disk if that can be; else in memory as far as there is room; else dropped, and counted."""

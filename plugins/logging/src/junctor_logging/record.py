@@ -228,7 +228,17 @@ def from_line(line: bytes) -> Entry:
     given = orjson.loads(line)
     try:
         at = int(datetime.fromisoformat(given["time"]).timestamp() * 1000)
-        data = {"record": "", "id": "", "time": "", **_RECORD, "tags": {}, "timings_us": {}, "facts": {}, **given, "record": given["record"]}
+        data = {
+            "record": "",
+            "id": "",
+            "time": "",
+            **_RECORD,
+            "tags": {},
+            "timings_us": {},
+            "facts": {},
+            **given,
+            "record": given["record"],
+        }
         data["attempts"] = [{**_ATTEMPT, **attempt} for attempt in given.get("attempts", ())]
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a record: {error}") from error

@@ -67,7 +67,8 @@ class LoggingSettings(PluginSettings):
         Path | None, Field(description="Holds ledger and spool; `~/.local/state/junctor` without it.")
     ] = None
     sinks: Annotated[
-        tuple[str | dict[str, Any], ...], Field(description="`ledger`, `json_lines`, `otlp`, or an installed one of others.")
+        tuple[str | dict[str, Any], ...],
+        Field(description="`ledger`, `json_lines`, `otlp`, or an installed one of others."),
     ] = ("ledger",)
     queue: Annotated[
         int, Field(ge=100, description="Most records in memory; what is more is dropped, and counted.")

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from junctor_logging.record import Entry, encode, without_content
+from junctor_logging.record import Entry, encode, from_line, without_content
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -100,7 +100,11 @@ class Writer:
         """One batch out of the queue, made into records and given to every sink."""
         batch: list[Entry] = []
         while self._queue and len(batch) < self._batch:
-            made = [entry for _ in range(min(_SLICE, len(self._queue))) if (entry := self._made()) is not None]
+            made = [
+                entry
+                for _ in range(min(_SLICE, len(self._queue), self._batch - len(batch)))
+                if (entry := self._made()) is not None
+            ]
             self._seen(made)
             batch += made
             time.sleep(0)
@@ -118,7 +122,9 @@ class Writer:
         taken = self._queue.popleft()
         try:
             data = self._builder.build(taken)
-            return Entry(data, self._builder.guarded(encode(data)), int(taken.started_at * 1000))
+            line = encode(data)
+            cleaned = self._builder.cleaned(line)
+            return Entry(data, line, int(taken.started_at * 1000)) if cleaned is None else from_line(cleaned)
         except Exception:  # one exchange that cannot be told must not take the others with it
             self.dropped += 1
             _log.exception("request %s: its record could not be made", taken.id)
