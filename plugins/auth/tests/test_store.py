@@ -258,15 +258,20 @@ async def test_a_flood_of_invented_keys_reaches_the_store_a_few_times_only(sqlit
     assert 1 <= len(asked) <= 15
 
 
-async def test_a_store_that_is_gone_refuses_its_keys_and_not_those_of_the_file(gateway, opened, sqlite_store, tmp_path):
+async def test_a_store_that_is_gone_refuses_its_keys_until_it_is_back_and_never_those_of_the_file(
+    gateway, opened, sqlite_store, tmp_path
+):
     key, _ = opened(sqlite_store).create("a", Rights())
     clients = [{"name": "file", "key": "key-of-the-file-01234"}]
     async with gateway((Auth, {"store": sqlite_store, "clients": clients}), FakeProvider()) as g:
         assert await _status(g, key) == 200
-        _drop(tmp_path)
+        _rename(tmp_path, "junctor_auth_version", "away")
         await asyncio.sleep(1.1)
         answer = await g.chat(headers=bearer(key))
         assert await _status(g, "key-of-the-file-01234") == 200
+        _rename(tmp_path, "away", "junctor_auth_version")
+        await asyncio.sleep(0.6)
+        assert await _status(g, key) == 200
     assert (answer.status, answer.json()["error"]["code"]) == (503, "auth_unavailable")
     assert answer.headers["retry-after"] == "1"
 
@@ -274,16 +279,16 @@ async def test_a_store_that_is_gone_refuses_its_keys_and_not_those_of_the_file(g
 async def test_with_a_grace_known_keys_outlive_a_store_that_is_gone(gateway, opened, sqlite_store, tmp_path):
     key, _ = opened(sqlite_store).create("a", Rights())
     async with gateway((Auth, {"store": {**sqlite_store, "grace": "1m"}}), FakeProvider()) as g:
-        _drop(tmp_path)
+        _rename(tmp_path, "junctor_auth_version", "away")
         await asyncio.sleep(1.1)
         assert await _status(g, key) == 200
         assert await _status(g, "jct-0123456789ab-unknown") == 401
 
 
-def _drop(folder):
-    """What a database that lost its tables, or cannot be reached, is like."""
+def _rename(folder, before, after):
+    """What a database that cannot be used for a while is like."""
     with sqlite3.connect(folder / "keys.sqlite") as connection:
-        connection.execute("drop table junctor_auth_version")
+        connection.execute(f"alter table {before} rename to {after}")
     connection.close()
 
 
