@@ -287,6 +287,24 @@ async def test_moderation_that_is_slow_is_not_waited_for(policed):
     assert answer.status == 200
 
 
+async def test_the_moderation_model_is_held_to_the_same_tags(gateway):
+    routing = pytest.importorskip("junctor_routing").Routing
+    provider, recorder = Guard("safe"), Recorder()
+    settings = {**MODERATED, "actions": {"personal": {"route": ["zdr"]}}}
+    async with gateway(recorder, (ContentPolicy, settings), (routing, {}), provider, models=MODELS) as g:
+        plain, personal = await g.chat("hi"), await g.chat(MAIL)
+    assert (plain.status, personal.status) == (200, 503)
+    assert sum(target == "fake/guard" for target, _ in provider.calls) == 1
+
+
+async def test_routing_carries_out_what_the_policy_wants(gateway):
+    routing = pytest.importorskip("junctor_routing").Routing
+    settings = {"actions": {"regulated": {"route": ["inhouse"]}}}
+    async with gateway((ContentPolicy, settings), (routing, {}), Echo(), models=MODELS) as g:
+        targets = {(await g.chat(CARD)).headers["x-junctor-target"] for _ in range(10)}
+    assert targets == {"fake/two"}
+
+
 async def test_moderation_may_be_for_some_only(policed):
     settings = {**MODERATED, "moderation": {**MODERATED["moderation"], "when": {"team": "kids"}}}
     context, _ = policed(settings, Guard("unsafe"))

@@ -72,8 +72,8 @@ def request(characters: int) -> Request:
     return Request(OPENAI, "chat", {"model": "test", "messages": messages}, "test", size=characters + 120)
 
 
-async def hooks(built: Gateway, characters: int = 1000) -> float:
-    """Microseconds for `pre_route`, `route`, `call` (without the provider's) and `post_call` of the given plugins."""
+async def hooks(built: Gateway, characters: int = 1000, *, settle: bool = True) -> float:
+    """Microseconds for `pre_route`, `route`, `call` (without the provider's) and, with `settle`, `post_call`."""
     steps = built.plugins.hook
     calls = tuple(step for step in steps["call"] if step.plugin != "provider")
     response = Response(b"{}", usage=Usage(300, 100))
@@ -87,19 +87,24 @@ async def hooks(built: Gateway, characters: int = 1000) -> float:
         await first(calls, exchange, attempt.target)
         attempt.first_byte = attempt.ended = attempt.started + 0.5
         attempt.usage, response.target = response.usage, attempt.target
-        await each_outward(steps["post_call"], exchange, response, None)
+        if settle:
+            await each_outward(steps["post_call"], exchange, response, None)
 
     async with built:
         return await best(once)
 
 
-async def over(base: float, *plugins: Any, characters: int = 1000) -> float | str:
-    """What the plugins cost beyond nothing; says so if one of them is not there."""
-    try:
-        built = gateway(*plugins)
-    except ConfigError as error:
-        return f"not measured: {error.problems[0]}"
-    return round(await hooks(built, characters) - base, 2)
+async def over(*plugins: Any, characters: int = 1000) -> dict[str, float] | str:
+    """What the plugins cost beyond none, before the answer and in all; says so if one of them is not there."""
+    found = {}
+    for name, settle in (("before_the_answer", False), ("with_post_call", True)):
+        try:
+            built = gateway(*plugins)
+        except ConfigError as error:
+            return f"not measured: {error.problems[0]}"
+        cost = await hooks(built, characters, settle=settle) - await hooks(gateway(), characters, settle=settle)
+        found[name] = round(cost, 2)
+    return found
 
 
 async def best(once: Callable[[], Awaitable[None]], *, runs: int = 5, times: int = 2000) -> float:
@@ -114,14 +119,12 @@ async def best(once: Callable[[], Awaitable[None]], *, runs: int = 5, times: int
 
 async def main() -> None:
     found: dict[str, Any] = {"unit": "microseconds a request", "targets": 10}
-    nothing = await hooks(gateway())
     for name, strategy in STRATEGIES.items():
-        settings = {"strategies": {"default": strategy}, "rules": RULES}
-        found[f"routing_{name}"] = round(await hooks(gateway({"routing": settings})) - nothing, 2)
-    found["routing_and_fallback"] = await over(nothing, {"routing": {"rules": RULES}}, "fallback")
+        routing = {"routing": {"strategies": {"default": strategy}, "rules": RULES}}
+        found[f"routing_{name}"] = await over(routing)
+        found[f"routing_{name}_and_fallback"] = await over(routing, "fallback")
     policy = {"patterns": dict.fromkeys(("secret", "email", "phone", "card", "iban", "national_id"), "personal")}
-    longer = await hooks(gateway(), 4096)
-    found["content_policy_4_kb"] = await over(longer, {"content_policy": policy}, characters=4096)
+    found["content_policy_4_kb"] = await over({"content_policy": policy}, characters=4096)
     four = request(4096)
 
     async def task() -> None:

@@ -268,6 +268,15 @@ async def test_slo_takes_the_cheapest_that_is_fast_enough_and_says_so(routed, pi
     assert said["measured"]["fake/one"]["ttft_p95"] == pytest.approx(2.0, rel=0.16)
 
 
+async def test_slo_does_not_need_prices_and_waits_for_enough_answers(routed, pick, taught):
+    async with routed(by({"slo": {"ttft_p95": "800ms", "explore": 0}}), THREE) as (g, *_):
+        await taught(g, "one", times=4, ttft=2.0, duration=3.0)
+        g.gateway.plugins.by_name["routing"].figures()
+        assert (await pick(g))[0] == ["one", "two", "three"]
+        await taught(g, "one", ttft=2.0, duration=3.0)
+        assert (await pick(g))[0] == ["two", "three", "one"]
+
+
 async def test_slo_is_judged_at_the_percentile_not_on_average(routed, pick, taught):
     models = priced(one={"input": 1}, two={"input": 2})
     async with routed(by({"slo": {"ttft_p95": "800ms", "explore": 0}}), models) as (g, *_):

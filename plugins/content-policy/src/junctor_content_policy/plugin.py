@@ -65,7 +65,7 @@ class ContentPolicy:
             for tag in sorted(set(action.route) - tags):
                 yield f"actions.{label}.route: no target has the tag '{tag}'"
             if action.route and "routing" not in self._gateway.plugins.by_name and not self._routes():
-                yield f"actions.{label}.route: needs the plugin `routing`, after this one; enable it under `plugins:`"
+                yield f"actions.{label}.route: needs the plugin `routing`; enable it under `plugins:`"
 
     def _routes(self) -> bool:
         """Whether a plugin chooses targets: an action that nobody carries out must not be taken for one."""
@@ -89,11 +89,13 @@ class ContentPolicy:
         self._refuse(labels, findings, texts, exchange)
         if texts is not None and findings and self._redacts:
             self._redact(exchange, texts, findings, set(labels))
+        # Before moderation: its model, too, may only be where this text may go.
+        self._route(exchange, labels)
         if self._moderation is not None and texts is not None:
             labels += await self._moderate(exchange, policy)
             self._mark(exchange, labels)
             self._refuse(labels, findings, texts, exchange)
-        self._route(exchange, labels)
+            self._route(exchange, labels)
 
     async def _scan(self, texts: Texts) -> list[Finding]:
         if len(texts.joined) <= self._settings.large:

@@ -50,7 +50,7 @@ class Sketch:
         self._counts = [0] * _BUCKETS
         self._older = [0] * _BUCKETS
         self._turned = 0.0
-        self._known: dict[int, float | None] = {}
+        self._known: dict[int, tuple[float, int]] = {}
 
     def add(self, seconds: float, now: float) -> None:
         self._turn(now)
@@ -67,13 +67,14 @@ class Sketch:
 
     def quantile(self, percent: int, now: float, *, least: int = 1) -> float | None:
         """The upper end of the bucket that holds the percentile; None below `least` answers."""
-        self._turn(now)
-        if percent not in self._known:
+        if now - self._turned >= _ROTATE:
+            self._turn(now)
+        found = self._known.get(percent)
+        if found is None:
             sums = list(accumulate(a + b for a, b in zip(self._counts, self._older, strict=True)))
-            total = sums[-1]
-            place = bisect_left(sums, total * percent / 100)
-            self._known[percent] = _LOWEST * _GROWTH ** (place + 1) if total >= least else None
-        return self._known[percent]
+            place = bisect_left(sums, sums[-1] * percent / 100)
+            found = self._known[percent] = (_LOWEST * _GROWTH ** (place + 1), sums[-1])
+        return found[0] if found[1] >= least else None
 
 
 class Window:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import time
 from math import inf, log
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from random import random
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from junctor_routing.constraints import Candidate
+    from junctor_routing.live import Live, Sketch
     from junctor_routing.settings import StrategySettings
     from junctor_routing.view import View
 
@@ -28,8 +29,10 @@ __all__ = ["Strategy", "build"]
 Ranked = list[tuple[float, "Candidate"]]
 _first = itemgetter(0)
 _MASK = 0xFFFFFFFFFFFFFFFF
+_SHARES = 2**53 + 2
 _AGAIN = 1.0  # seconds: a target that was just measured, or is being measured, is not explored
 _LEAST_ANSWERS = 5
+_UNUSED = (0.0, 0.0)
 
 
 class Strategy(Protocol):
@@ -180,7 +183,8 @@ class UsageAware:
         # A share of what is free, by weight: the one with most headroom must not take every request of a burst.
         ranked = []
         for c in candidates:
-            free = c.live.limits.headroom(c.live.window.used(wall), more, now)
+            limits = c.live.limits
+            free = limits.headroom(c.live.window.used(wall) if limits.known else _UNUSED, more, now)
             ranked.append((free, log(1.0 - random()) / (c.weight * free) if c.weight and free else -inf, c))
         ranked.sort(key=itemgetter(1, 0), reverse=True)
         if self._refuse and ranked and not any(free for free, _, _ in ranked):
@@ -207,13 +211,18 @@ class Sticky:
     def rank(self, candidates: Sequence[Candidate], view: View) -> Ranked:
         key = view.session if self._by == "session" else self._by_key(view)
         seed = int.from_bytes(key, "big")
-        ranked = [(_rendezvous(seed ^ c.seed, c.weight), c) for c in candidates]
+        ranked = []
+        for c in candidates:
+            x = seed ^ c.seed  # mixed by splitmix64's finish, written out: ten calls cost more than the work
+            x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+            x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK
+            ranked.append((-c.weight / log((((x ^ (x >> 31)) >> 11) + 1) / _SHARES), c))
         ranked.sort(key=_first, reverse=True)
         return ranked
 
     def _by_key(self, view: View) -> bytes:
         text = view.key(self._by).encode("utf-8", "surrogatepass")
-        return _mixed(hash_text(text)).to_bytes(8, "big")
+        return hash_text(text).to_bytes(8, "big")
 
 
 def hash_text(text: bytes) -> int:
@@ -222,18 +231,6 @@ def hash_text(text: bytes) -> int:
     for byte in text:
         value = ((value ^ byte) * 0x100000001B3) & _MASK
     return value
-
-
-def _mixed(x: int) -> int:
-    """splitmix64's finish."""
-    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK
-    return x ^ (x >> 31)
-
-
-def _rendezvous(x: int, weight: float) -> float:
-    share = ((_mixed(x) >> 11) + 1) / (2**53 + 2)
-    return -weight / log(share)
 
 
 class Slo:
@@ -255,13 +252,14 @@ class Slo:
         good: Ranked = []
         missed: list[tuple[float, float, Candidate]] = []
         measured: dict[str, dict[str, float | None]] = {}
+        now, wanted, limit_cost = view.now, self._wanted, self._cost
         for cost, c in self._cheapest.rank(candidates, view):
-            worst = cost / self._cost if self._cost != inf else 0.0
+            worst = 0.0 if limit_cost == inf else cost / limit_cost
             figures = measured[c.id] = {}
-            for name, attribute, percent, limit in self._wanted:
-                value = getattr(c.live, attribute).quantile(percent, view.now, least=_LEAST_ANSWERS)
-                figures[name] = value
-                worst = max(worst, 0.0 if value is None else value / limit)
+            for name, sketch, percent, limit in wanted:
+                figures[name] = value = sketch(c.live).quantile(percent, now, least=_LEAST_ANSWERS)
+                if value is not None and value > worst * limit:
+                    worst = value / limit
             if worst <= 1.0:
                 good.append((cost, c))
             else:
@@ -282,10 +280,10 @@ class Slo:
         return [chosen, *(pair for pair in ranked if pair is not chosen)]
 
 
-def _objective(name: str) -> tuple[str, int]:
+def _objective(name: str) -> tuple[Callable[[Live], Sketch], int]:
     match = re.fullmatch(r"(ttft|duration)_p(\d\d)", name)
     assert match is not None, "the settings let nothing else pass"
-    return f"{match[1]}_sketch", int(match[2])
+    return attrgetter(f"{match[1]}_sketch"), int(match[2])
 
 
 _BUILDERS: dict[str, Callable[[StrategySettings], Strategy]] = {
