@@ -72,19 +72,26 @@ class Sharing:
             await self._fullness(name, live)
 
     async def _counts(self, name: str, live: Live) -> None:
-        live.window.turn(time.time())
-        minute = live.window.minute
-        told_minute, told = self._told.get(name, (minute, [0.0, 0.0]))
+        window = live.window
+        window.turn(time.time())
+        minute = window.minute
+        told_minute, told = self._told.get(name, (minute - 1, [0.0, 0.0]))
+        if told_minute == minute - 1:
+            # What was counted after the last time, in a minute that is over by now.
+            await self._tell(f"routing:{{{name}}}:{told_minute}", window.before, told, window.others_before)
         if told_minute != minute:
             told = [0.0, 0.0]
-        own = list(live.window.now_counts)
+            self._told[name] = (minute, told)
+        if window.minute == minute:
+            await self._tell(f"routing:{{{name}}}:{minute}", window.now_counts, told, window.others)
+
+    async def _tell(self, key: str, own: list[float], told: list[float], others: list[float]) -> None:
+        """Add what the store was not told yet; the rest of its sum is the others'. All lists are changed in place."""
         for place, kind in enumerate(_KINDS):
-            key = f"routing:{{{name}}}:{minute}:{kind}"
-            total = await self._state.increment(key, round(own[place] - told[place]), ttl=_KEEP)
-            told[place] += round(own[place] - told[place])
-            if live.window.minute == minute:
-                live.window.others[place] = max(0.0, total - told[place])
-        self._told[name] = (minute, told)
+            more = round(own[place] - told[place])
+            total = await self._state.increment(f"{key}:{kind}", more, ttl=_KEEP)
+            told[place] += more
+            others[place] = max(0.0, total - told[place])
 
     async def _fullness(self, name: str, live: Live) -> None:
         """A target that answered 'no more' to one worker is full for all; the key's life is the time that is left."""
