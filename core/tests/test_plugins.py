@@ -2,6 +2,8 @@
 
 import pytest
 from junctor import ConfigError, PluginSettings, Section, hookimpl
+from junctor.plugins import Section as SectionOfList
+from junctor.plugins import out_of_order
 from junctor.testing import FakeProvider
 from pydantic import Field
 
@@ -145,3 +147,20 @@ async def test_a_plugin_takes_only_the_arguments_that_it_uses(gateway):
     async with gateway(Few(), FakeProvider()) as g:
         await g.chat()
     assert seen == [(200, None)]
+
+
+class Outer(FakeProvider):
+    stage = "observe"
+
+
+class Inner(FakeProvider):
+    stage = "call"
+
+
+@pytest.mark.parametrize(("order", "warned"), [((Outer, Inner), False), ((Inner, Outer), True)])
+def test_warns_of_an_order_that_is_seldom_meant(order, warned):
+    sections = [SectionOfList(place, each.__name__.lower(), each, PluginSettings()) for place, each in enumerate(order)]
+    warnings = out_of_order(sections)
+    assert bool(warnings) is warned
+    if warned:
+        assert "plugins[1] (outer): stands after 'inner', but 'outer' sees every request" in warnings[0]

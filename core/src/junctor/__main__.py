@@ -188,7 +188,12 @@ def _read_all(args: argparse.Namespace) -> Config:
 
 
 def _check(args: argparse.Namespace) -> int:
-    read = _read_all(args)
+    from junctor.gateway import Gateway
+
+    gateway = Gateway(config.read(_file(args)))
+    for warning in gateway.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    read = gateway.config
     print(f"{read.file}: good ({len(read.models)} models, {len(read.sections)} plugins)")
     return 0
 

@@ -13,7 +13,7 @@ from junctor.exchange import Client, Exchange, Request, Response
 from junctor.hookspecs import hookimpl
 from junctor.http import HTTPClient
 from junctor.pipeline import Pipeline
-from junctor.plugins import Plugins, load
+from junctor.plugins import Plugins, load, out_of_order
 from junctor.problems import close_match
 from junctor.settings import PluginSettings
 from junctor.state import open_state
@@ -44,7 +44,7 @@ class Gateway:
     """What plugins are given, and what the server serves. An async context manager: enter it to open everything.
 
     Building it opens nothing and raises `ConfigError` with every problem found. `previous` is the gateway that this one
-    replaces at a reload. `models` by name; `state` for
+    replaces at a reload. `warnings` are oddities that do not forbid to serve. `models` by name; `state` for
     coordination between workers and replicas; `http` is the one client for the outside world.
     """
 
@@ -63,6 +63,7 @@ class Gateway:
             problems += error.problems
         else:
             problems += self._checks()
+        self.warnings = [f"{config.file}: {warning}" for warning in out_of_order(config.sections)]
         problems = [*config.problems, *(f"{config.file}: {problem}" for problem in problems)]
         if problems:
             raise ConfigError(problems)

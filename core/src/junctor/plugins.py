@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HOOKS",
+    "STAGES",
     "Hook",
     "Plugins",
     "Section",
@@ -40,8 +41,21 @@ __all__ = [
     "first",
     "installed",
     "load",
+    "out_of_order",
     "read_sections",
 ]
+
+STAGES = {
+    "observe": "sees every request and its outcome, refusals too",
+    "identify": "says who calls, before anything is decided by it",
+    "inspect": "looks at the content, before it is counted and sent",
+    "limit": "counts what is let in, before a target is chosen",
+    "choose": "chooses the target",
+    "remember": "answers from a cache, before a provider is called",
+    "protect": "guards the calls: circuit breaker, retry, fallback",
+    "call": "calls the provider",
+}
+"""The sound order of plugins. A plugin's class names its place in `stage`; without one it may stand anywhere."""
 
 HOOKS = ("pre_route", "route", "cache_lookup", "call", "on_error", "post_call")
 _ARGUMENTS = {name: tuple(inspect.signature(getattr(hookspecs, name)).parameters) for name in HOOKS}
@@ -238,6 +252,27 @@ def _read_section(index: int, name: str, point: EntryPoint, raw: Any, problems: 
     except ValidationError as error:
         problems.extend(f"{path}: {problem}" for problem in problems_of(error, model))
         return None
+
+
+def out_of_order(sections: Sequence[Section]) -> list[str]:
+    """What is strange about the order of the list, one line each; it is allowed, but seldom meant."""
+    order = list(STAGES)
+    found: list[str] = []
+    before: tuple[int, Section] | None = None
+    for section in sections:
+        stage = getattr(section.factory, "stage", None)
+        if stage is None:
+            continue
+        place = order.index(stage)
+        if before is not None and place < before[0]:
+            later = getattr(before[1].factory, "stage", "")
+            found.append(
+                f"{section.path}: stands after '{before[1].name}', but '{section.name}' {STAGES[stage]}, "
+                f"while '{before[1].name}' {STAGES[later]}; put it before"
+            )
+        else:
+            before = (place, section)
+    return found
 
 
 def load(sections: Sequence[Section], gateway: object, problems: list[str]) -> list[tuple[str, object, PluginSettings]]:

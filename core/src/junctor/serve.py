@@ -35,6 +35,8 @@ _BACKLOG = 2048
 def prepare(file: str) -> Gateway:
     """Read and check the configuration, and fetch what it needs; raises `ConfigError` or `AssetError`."""
     gateway = Gateway(config.read(file))
+    for warning in gateway.warnings:
+        _log.warning("%s", warning)
     for asset in gateway.assets():
         if assets.path(asset) is None:
             print(f"junctor: fetching '{asset.name}', once", file=sys.stderr)

@@ -19,6 +19,7 @@ class Relay:
     """Takes `openai/…`, and every target with a `base_url`, when the target's wire is the client's."""
 
     Settings = PluginSettings
+    stage = "call"
 
     def __init__(self, settings: PluginSettings, gateway: Gateway) -> None:
         self._upstreams = {
