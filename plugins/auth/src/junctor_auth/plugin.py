@@ -41,6 +41,7 @@ class Auth:
     """
 
     Settings = AuthSettings
+    stage = "identify"
 
     def __init__(self, settings: AuthSettings, gateway: Gateway) -> None:
         self._settings = settings

@@ -37,6 +37,7 @@ class ContentPolicy:
     """
 
     Settings = ContentPolicySettings
+    stage = "inspect"
 
     def __init__(self, settings: ContentPolicySettings, gateway: Gateway) -> None:
         self._settings = settings

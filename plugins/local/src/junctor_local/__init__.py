@@ -79,6 +79,7 @@ class Local:
     """Claims the targets `local/<model>`; owns one engine for each model (`engines`, by name, while it is open)."""
 
     Settings = LocalSettings
+    stage = "call"
 
     def __init__(self, settings: LocalSettings, gateway: Gateway) -> None:
         self._settings, self._gateway = settings, gateway

@@ -70,6 +70,7 @@ class Routing:
     """Chooses the target for each request: rules, constraints, strategies and live figures."""
 
     Settings = RoutingSettings
+    stage = "choose"
 
     def __init__(self, settings: RoutingSettings, gateway: Gateway) -> None:
         self._settings = settings
