@@ -9,7 +9,6 @@ import pytest
 from junctor import Client, ErrorKind, ProviderError, Refused, hookimpl
 from junctor.secrets import SafeFormatter, hide_in_log
 from junctor.testing import FakeProvider
-
 from junctor_logging import Logging
 
 # One has the form of a key; the others are found because the configuration or the request holds them.
@@ -107,7 +106,7 @@ async def test_no_marked_key_is_anywhere(gateway, log, written):
         hide_in_log(g.gateway.config.secrets)
         answers = await every_path(g, loose)
         admin = {"authorization": f"Bearer {MARKED['admin']}"}
-        while len(log.records) < 9:  # noqa: ASYNC110
+        while len(log.records) < 9:
             await asyncio.sleep(0.01)
         shown = await g.request("GET", "/admin/exchanges", headers=admin)
         assert len(shown.json()["exchanges"]) == 9

@@ -3,13 +3,13 @@
 import pytest
 from junctor import Response, Stream, hookimpl
 
-HEAD = '{"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"gpt-4o-2024-08-06","service_tier":"default"'
+HEAD = '{"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"gpt-4o-2024-08-06","service_tier":null'
 
 
-def events(*usages, text="Hello"):
+def events(*usages):
     choices = [
         '[{"index":0,"delta":{"role":"assistant","content":"","refusal":null},"logprobs":null,"finish_reason":null}]',
-        '[{"index":0,"delta":{"content":"%s"},"logprobs":null,"finish_reason":null}]' % text,
+        '[{"index":0,"delta":{"content":"Hello"},"logprobs":null,"finish_reason":null}]',
         '[{"index":0,"delta":{},"logprobs":null,"finish_reason":"stop"}]',
     ]
     lines = [f'{HEAD},"choices":{choice},"usage":null}}' for choice in choices]

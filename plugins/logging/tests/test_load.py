@@ -74,38 +74,31 @@ async def test_the_records_of_2000_mixed_requests_are_what_the_provider_counted(
     async with logged(Who(), seen, Fallback(), provider) as g:
         await run(g, 2000)
     check(log, seen, provider, 2000)
-    outcomes = {record["outcome"] for record in log.records}
-    assert outcomes == {"answered", "refused", "failed", "cancelled"} or outcomes >= {
-        "answered",
-        "refused",
-        "cancelled",
-    }
-    assert any(
-        attempt["abandoned"]
-        for record in log.records
-        for attempt in record.get("attempts", ())
-        if "abandoned" in attempt
-    )
+    assert {record["outcome"] for record in log.records} >= {"answered", "refused", "cancelled"}
+    assert any(attempt.get("abandoned") for record in log.records for attempt in record.get("attempts", ()))
 
 
 async def test_sinks_that_die_and_come_back_under_load_lose_nothing_and_double_nothing(logged, log):
     seen, provider = Recorder(), Flaky()
     target = log.folder / "file"
-    out = log.folder / "out.jsonl"
-    out.symlink_to(target)
+    out, link = log.folder / "out.jsonl", log.folder / "link"
+
+    def point(where):
+        link.symlink_to(where)
+        link.replace(out)
+
+    point(target)
 
     async def trouble():
         for _ in range(3):
             await asyncio.sleep(0.1)
-            out.unlink()
-            out.symlink_to("/dev/full")
+            point("/dev/full")
             lock = sqlite3.connect(log.folder / "ledger.db", isolation_level=None, timeout=10)
             lock.execute("begin exclusive")
             await asyncio.sleep(0.1)
             lock.execute("rollback")
             lock.close()
-            out.unlink()
-            out.symlink_to(target)
+            point(target)
 
     settings = {"batch": 20, "sinks": ["ledger", {"json_lines": {"path": str(out)}}]}
     async with logged(Who(), seen, Fallback(), provider, settings=settings) as g:

@@ -1,5 +1,6 @@
 """OTLP logs, against a receiver that reads them with OpenTelemetry's own protocol definitions."""
 
+import asyncio
 import http.server
 import json
 import threading
@@ -95,11 +96,11 @@ async def test_a_collector_that_is_down_gets_all_when_it_is_back(logged, receive
         for _ in range(1000):
             if plugin.stats()["sinks"]["otlp"]["spooled"] == 20:
                 break
-            await __import__("asyncio").sleep(0.01)
+            await asyncio.sleep(0.01)
         receiver.status = 200
         for _ in range(1000):
             if not plugin.stats()["sinks"]["otlp"]["waiting"]:
                 break
-            await __import__("asyncio").sleep(0.01)
+            await asyncio.sleep(0.01)
     uids = [attributes(one)["log.record.uid"] for one in receiver.logs]
     assert len(uids) == len(set(uids)) == 20

@@ -11,7 +11,16 @@ from junctor_logging.sinks import Context
 
 DAY, START = "2026-03-02", 1772409600
 
-OPENAI_USAGE_CSV = f"""start_time,end_time,start_time_iso,project_id,num_model_requests,model,input_tokens,output_tokens,input_cached_tokens
+OPENAI_HEAD = (
+    "start_time,end_time,start_time_iso,project_id,num_model_requests,model,input_tokens,output_tokens,"
+    "input_cached_tokens"
+)
+ANTHROPIC_HEAD = (
+    "usage_date_utc,model_version,api_key,workspace,usage_type,context_window,usage_input_tokens_no_cache,"
+    "usage_input_tokens_cache_write_5m,usage_input_tokens_cache_write_1h,usage_input_tokens_cache_read,"
+    "usage_output_tokens,web_search_count"
+)
+OPENAI_USAGE_CSV = f"""{OPENAI_HEAD}
 {START},{START + 86400},{DAY}T00:00:00+00:00,proj_1,2,gpt-4o-mini-2024-07-18,600,60,100
 {START},{START + 86400},{DAY}T00:00:00+00:00,proj_2,1,gpt-4o-mini-2024-07-18,400,40,0
 {START + 86400},{START + 172800},,,,,,,
@@ -53,7 +62,7 @@ OPENAI_COST_JSON = {
         }
     ]
 }
-ANTHROPIC_USAGE_CSV = f"""usage_date_utc,model_version,api_key,workspace,usage_type,context_window,usage_input_tokens_no_cache,usage_input_tokens_cache_write_5m,usage_input_tokens_cache_write_1h,usage_input_tokens_cache_read,usage_output_tokens,web_search_count
+ANTHROPIC_USAGE_CSV = f"""{ANTHROPIC_HEAD}
 {DAY},claude-haiku-4-5-20251001,k,Default,standard,≤ 200k,700,100,50,150,100,0
 """
 ANTHROPIC_COST_CSV = f"""usage_date_utc,model,workspace,api_key,usage_type,token_type,cost_usd

@@ -44,7 +44,7 @@ def test_begins_new_segments_and_deletes_those_that_are_done(tmp_path, monkeypat
     for number in range(4):
         spool.append([b"line-%06d" % number])
     assert len(list(tmp_path.rglob("*.jsonl"))) == 4
-    lines, length = spool.peek(1)
+    _, length = spool.peek(1)
     spool.advance(length, 1)
     assert len(list(tmp_path.rglob("*.jsonl"))) == 3
     assert drain(spool) == [b"line-%06d" % number for number in (1, 2, 3)]

@@ -67,7 +67,7 @@ class Admin:
         return JSONResponse(found)
 
     async def exchanges(self, request: Request) -> Response:
-        """The newest first: `limit`, `before` (a record's time), and attributes; `content=true` with one `record`."""
+        """The newest first: `limit`, `before` (a `record`), and attributes; `content=true` with one `record`."""
         given = dict(request.query_params)
         limit = _integer(given.pop("limit", "50"), "limit", _MOST)
         before = given.pop("before", "")
@@ -75,7 +75,7 @@ class Admin:
         where = {name: value for name, value in given.items() if name in _FILTERS}
         if unknown := set(given) - set(where):
             raise BadRequest(f"'{min(unknown)}' is not known; there is {', '.join(_FILTERS)}, limit, before, content")
-        found = {} if before else {one.key: one.data for one in self._recent.find(limit, where)}
+        found = {one.key: one.data for one in self._recent.find(limit, where, before=before)}
         if len(found) < limit and self._ledger is not None and set(where) <= set(_IN_LEDGER):
             with contextlib.suppress(GatewayError):  # a database that is down does not hide what is in memory
                 for record, story in await self._read(lambda c: _stories(c, where, before, limit)):
@@ -151,18 +151,17 @@ def _instant(time: datetime | str) -> datetime:
 
 
 def _stories(connection: Connection, where: Mapping[str, str], before: str, limit: int) -> list[tuple[str, bytes]]:
-    from sqlalchemy import select
+    from sqlalchemy import and_, or_, select
 
-    from junctor_logging.costs import parse_time
     from junctor_logging.tables import exchanges
 
     c = exchanges.c
     statement = select(c.record, c.story).where(*(c[name] == value for name, value in where.items()))
     if before:
-        try:
-            statement = statement.where(c.time < parse_time(before))
-        except ValueError as error:
-            raise BadRequest(str(error)) from None
+        at = connection.execute(select(c.time).where(c.record == before)).scalar()
+        if at is None:
+            return []
+        statement = statement.where(or_(c.time < at, and_(c.time == at, c.record < before)))
     rows = connection.execute(statement.order_by(c.time.desc(), c.record.desc()).limit(limit))
     return [(record, story.encode()) for record, story in rows]
 

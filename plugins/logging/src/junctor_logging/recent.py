@@ -62,11 +62,14 @@ class Recent:
             for line in lines:
                 watcher.put(line)
 
-    def find(self, limit: int, where: Mapping[str, str]) -> list[Entry]:
-        """The newest first; `where` wants equal values."""
+    def find(self, limit: int, where: Mapping[str, str], *, before: str = "") -> list[Entry]:
+        """The newest first; `where` wants equal values, `before` those that came before this record."""
         with self._guard:
             ring = list(self._ring)
         found: list[Entry] = []
+        if before:
+            place = next((place for place, one in enumerate(ring) if one.key == before), 0)
+            ring = ring[:place]
         for one in reversed(ring):
             if all(one.data[name] == value for name, value in where.items()):
                 found.append(one)

@@ -228,17 +228,8 @@ def from_line(line: bytes) -> Entry:
     given = orjson.loads(line)
     try:
         at = int(datetime.fromisoformat(given["time"]).timestamp() * 1000)
-        data = {
-            "record": "",
-            "id": "",
-            "time": "",
-            **_RECORD,
-            "tags": {},
-            "timings_us": {},
-            "facts": {},
-            **given,
-            "record": given["record"],
-        }
+        data = {"record": given["record"], "id": "", "time": "", **_RECORD}
+        data |= {"tags": {}, "timings_us": {}, "facts": {}} | given
         data["attempts"] = [{**_ATTEMPT, **attempt} for attempt in given.get("attempts", ())]
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a record: {error}") from error
