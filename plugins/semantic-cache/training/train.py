@@ -31,9 +31,10 @@ L2 = 0.1
 # a small share of what a margin, company or a good record are worth where they were seen.
 PRIOR = {
     "bias": (0.0, 2.0),
-    "similarity": (1.0, 0.5),
+    "similarity": (1.0, 1.0),
+    "near": (1.0, 1.0),
     "clean": (1.0, 0.5),
-    "evidence": (1.0, 0.5),
+    "evidence": (1.0, 1.0),
     "margin": (0.1, 0.5),
     "support": (0.1, 1.0),
     "record": (0.1, 0.5),

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SIGNALS", "Limits", "Namespace", "Prior", "Verdict"]
 
-SIGNALS = ("bias", "similarity", "clean", "evidence", "margin", "support", "record")
+SIGNALS = ("bias", "similarity", "near", "clean", "evidence", "margin", "support", "record")
 _EDGES = np.array(
     [1e-4, 3e-4, 6e-4, 1e-3, 2e-3, 3.5e-3, 6e-3, 0.01, 0.016, 0.025, 0.04, 0.06, 0.1, 0.16, 0.25, 0.4, 0.6]
 )
@@ -221,33 +221,41 @@ class Namespace:
 
     def _relimit(self) -> None:
         self._limit_due = self.requests + max(5, self.requests // 50)
-        allowed = mean_budget(self.requests, self.limits.max_wrong) / max(1, self.requests)
-        self.limit = self._open_bins(allowed)
+        budget = mean_budget(self.requests, self.limits.max_wrong)
+        # What was not spent (in shadow, nothing is) may be caught up with, half of it over as many requests again.
+        unspent = max(0.0, budget - self.spent)
+        self.limit = self._open_bins((budget + unspent / 2) / max(1, self.requests))
 
     def _open_bins(self, allowed: float) -> float:
-        """The highest edge of risk up to which the bound of wrong answers stays under what is allowed."""
-        lookups = _risk(np.array(self._lookups), self._weights)
+        """The highest risk up to which the bound of wrong answers stays under what is allowed."""
+        lookups = np.sort(_risk(np.array(self._lookups), self._weights))
+        seen = max(1, min(self.requests, _LOOKUPS))
         place = np.searchsorted(_EDGES, lookups)
         count = np.bincount(place, minlength=_BINS)
-        mass = count / min(self.requests, _LOOKUPS) if self.requests else count * 0.0
         # An empty bin is as bad as its upper edge; one with look-ups as the model says, until labels tell.
         expected = np.where(count, np.bincount(place, weights=lookups, minlength=_BINS) / np.maximum(1, count), _TOPS)
         labels: Vector = np.zeros(_BINS)
         wrong: Vector = np.zeros(_BINS)
         if self._wrong:
             where = np.searchsorted(_EDGES, _risk(np.array(self._signals), self._weights))
-            labels = np.bincount(where, minlength=_BINS).astype(np.float64)
+            labels += np.bincount(where, minlength=_BINS)
             wrong += np.bincount(where, weights=np.array(self._wrong, float), minlength=_BINS)
         known = labels + self.prior.worth
         error = self.judge_false / self.judge_checks if self.judge_checks else 0.0
-        self._rate = rate = np.minimum(1.0, (wrong + self.prior.worth * expected) / known + error)
-        total, share = np.cumsum(mass * rate), np.cumsum(mass)
-        bound = total + self.limits.z * np.sqrt(np.cumsum(mass**2 * rate * (1 - rate) / known))
-        fits = (total <= allowed) & (bound <= self.limits.max_wrong)
-        fits &= bound <= self.limits.max_wrong_per_hit * np.maximum(share, 1e-9)
-        closed = np.flatnonzero(~fits[:-1])
-        opened = int(closed[0]) if len(closed) else len(_EDGES)
-        return float(_EDGES[opened - 1]) if opened else 0.0
+        self._rate = np.minimum(1.0, (wrong + self.prior.worth * expected) / known + error)
+        variance = self._rate * (1 - self._rate) / known
+        # What would be served up to each look-up: the whole of the bins below, and a part of its own.
+        mass = count / seen
+        below = np.append(0.0, np.cumsum(mass * self._rate)[:-1])[place]
+        below_squared = np.append(0.0, np.cumsum(mass**2 * variance)[:-1])[place]
+        part = (np.arange(1, len(lookups) + 1) - np.append(0, np.cumsum(count)[:-1])[place]) / seen
+        total = below + part * self._rate[place]
+        bound = total + self.limits.z * np.sqrt(below_squared + part**2 * variance[place])
+        share = np.arange(1, len(lookups) + 1) / seen
+        fits = (total <= allowed) & (bound <= np.minimum(self.limits.max_wrong, self.limits.max_wrong_per_hit * share))
+        closed = np.flatnonzero(~fits)
+        opened = int(closed[0]) if len(closed) else len(lookups)
+        return float(lookups[opened - 1]) if opened else 0.0
 
 
 def _risk(signals: Vector, weights: Vector) -> Vector:

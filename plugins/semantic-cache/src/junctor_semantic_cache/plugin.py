@@ -27,13 +27,14 @@ from junctor_semantic_cache.verifiers import make_verifier
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable
 
     from junctor import Exchange, Gateway
     from junctor.assets import Asset
     from starlette.routing import BaseRoute
 
     from junctor_semantic_cache.embedders import Embedder
+    from junctor_semantic_cache.models import SentenceModel
     from junctor_semantic_cache.partition import Question
     from junctor_semantic_cache.store import VectorStore
 
@@ -53,19 +54,24 @@ _DRAIN = 5.0  # seconds that closing waits for what is queued
 class SemanticCache:
     """Answers a question that was answered in other words, within a stated share of wrong answers.
 
-    Until model and store are there, and whenever one of them fails, requests pass by and the reason is said.
+    Until model and store are there, and whenever one of them fails, requests pass by and the reason is said. `ready` is
+    set once they are; `load` makes a sentence model from the configured name, in a thread.
     """
 
     Settings = SemanticCacheSettings
 
-    def __init__(self, settings: SemanticCacheSettings, gateway: Gateway) -> None:
+    def __init__(
+        self, settings: SemanticCacheSettings, gateway: Gateway, *, load: Callable[[str], SentenceModel] = load_model
+    ) -> None:
         self._settings = settings
+        self._load = load
         self.gateway = gateway
         self._weights = load_weights()
         self._folder = settings.store.path or cache_folder() / "semantic-cache"
         self.namespaces = Namespaces(settings, self._weights.prior, self._folder / "learned")
         self.engine: Engine | None = None
         self.trouble = "not ready yet"
+        self.ready = asyncio.Event()
         self.dropped = 0
         self._answers: asyncio.Queue[tuple[Exchange, Lookup, bytes, dict[str, Any]]] = asyncio.Queue(settings.queue)
         self._checks: asyncio.Queue[tuple[Exchange, Lookup]] = asyncio.Queue(_VERIFYING)
@@ -103,6 +109,7 @@ class SemanticCache:
         while True:
             try:
                 self.engine = await self._build()
+                self.ready.set()
                 return
             except (JunctorError, OSError) as error:
                 self.trouble = str(error).splitlines()[0]
@@ -139,7 +146,7 @@ class SemanticCache:
         name = self._settings.embedder
         if name.startswith("gateway:"):
             return await GatewayEmbedder.open(self.gateway, name.removeprefix("gateway:"))
-        return LocalEmbedder(await asyncio.to_thread(load_model, name))
+        return LocalEmbedder(await asyncio.to_thread(self._load, name))
 
     def _make_store(self, embedder: Embedder) -> VectorStore:
         store, name, dimension = self._settings.store, embedder.name, embedder.dimension

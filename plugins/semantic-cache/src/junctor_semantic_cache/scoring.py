@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Scored", "Weights", "best_candidate", "load_weights"]
 
+_NEAR = FEATURES.index("near")
 _COMPARED = 4  # of the nearest, by similarity: texts are compared in plain Python
 
 
@@ -73,7 +74,9 @@ def best_candidate(question: Text, candidates: Sequence[Candidate], weights: Wei
     _, candidate, features, similarity, clean, evidence = best
     margin, support = _neighbours(candidate, candidates)
     record = math.log((candidate.entry.right + 1) / (candidate.entry.wrong + 1))
-    return Scored(candidate, (1.0, similarity, clean, evidence, margin, support, record), _shown(features), None)
+    near = features[_NEAR]
+    signals = (1.0, similarity, near, clean, evidence, margin, support, record)
+    return Scored(candidate, signals, _shown(features), None)
 
 
 def _parts(features: Sequence[float], weights: Weights) -> tuple[float, float, float]:

@@ -85,10 +85,11 @@ class SemanticCacheSettings(PluginSettings):
     tenant_header: Annotated[str | None, Field(description="A header that separates entries further.")] = None
     template_header: Annotated[str | None, Field(description="A header with the prompt template's version.")] = None
     max_wrong: Annotated[Share, Field(description="Wrong answers, as a share of all requests of a namespace.")] = 0.01
-    max_wrong_per_hit: Annotated[Share, Field(description="Wrong answers, as a share of the answers served.")] = 1.0
+    max_wrong_per_hit: Annotated[Share, Field(description="Wrong answers, as a share of those served.")] = 1.0
     verify: Annotated[Share, Field(description="Hits asked again in the background; more near the limit.")] = 0.02
     namespaces: Annotated[
-        dict[str, NamespaceSettings], Field(default_factory=dict, description="Exceptions by namespace.")
+        dict[str, NamespaceSettings],
+        Field(default_factory=dict, description="Exceptions by namespace."),
     ]
     max_namespaces: Annotated[int, Field(ge=1, description="More share one namespace, `other`.")] = 1000
     judge: Annotated[
