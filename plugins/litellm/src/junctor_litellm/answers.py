@@ -21,6 +21,7 @@ __all__ = [
     "count",
     "loads",
     "message_of",
+    "plain",
     "scrubbed",
     "unreadable",
     "usage_object",
@@ -62,7 +63,7 @@ def whole(answer: Any, usage: Usage | None, *, model: str, chat: bool = True) ->
             "index": getattr(choice, "index", place) or 0,
             **({"message": message} if chat else {"text": message["content"] or ""}),
             "finish_reason": choice.finish_reason,
-            "logprobs": _plain(getattr(choice, "logprobs", None)),
+            "logprobs": plain(getattr(choice, "logprobs", None)),
         }
         choices.append(entry)
     body: dict[str, Any] = {
@@ -87,7 +88,8 @@ def message_of(message: Any) -> dict[str, Any]:
     return fields
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A model of pydantic's as plain values; anything else as it is."""
     return value.model_dump(exclude_none=True) if hasattr(value, "model_dump") else value
 
 
@@ -114,8 +116,8 @@ def scrubbed(value: Any) -> Any:
 class Translator(Protocol):
     """Turns one provider's events into OpenAI's. `feed` is given them parsed, in order.
 
-    It calls `answering.add` for what the client gets and sets `usage`, `finish_reason`, `model`, `done` there. It raises
-    `ProviderError` for an event that is an error. `dirty`: the event has lone surrogates.
+    It calls `answering.add` for what the client gets and sets `usage`, `model`, `done` there. It raises `ProviderError`
+    for an event that is an error. `dirty`: the event has lone surrogates.
     """
 
     def feed(self, event: dict[str, Any], answering: Answering, *, dirty: bool) -> None: ...

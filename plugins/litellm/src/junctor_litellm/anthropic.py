@@ -31,8 +31,8 @@ class Anthropic:
     address = "https://api.anthropic.com"
 
     def __init__(self, litellm: Any) -> None:
-        from litellm.llms.anthropic.chat.handler import ModelResponseIterator  # noqa: PLC0415 (imported by now)
-        from litellm.llms.anthropic.chat.transformation import ANTHROPIC_TOOL_NAME_REVERSE_MAP_KEY  # noqa: PLC0415
+        from litellm.llms.anthropic.chat.handler import ModelResponseIterator  # imported by now
+        from litellm.llms.anthropic.chat.transformation import ANTHROPIC_TOOL_NAME_REVERSE_MAP_KEY
 
         self._config = litellm.AnthropicConfig()
         self._answer = litellm.ModelResponse

@@ -57,7 +57,8 @@ _WORDS = (
         r"credit balance|insufficient[_ ](quota|credit|balance|funds)|exceeded your current quota|billing"
         r"|per ?day|RequestsPerDay|spend(ing)? limit", re.IGNORECASE)),
     (ErrorKind.CONTENT_POLICY, re.compile(
-        r"content (management )?polic|content filter|safety (system|setting)|responsible ai|blocked by", re.IGNORECASE)),
+        r"content (management )?polic|content filter|safety (system|setting)|responsible ai|blocked by",
+        re.IGNORECASE)),
 )  # fmt: skip
 _VAGUE = frozenset({ErrorKind.BAD_REQUEST, ErrorKind.RATE_LIMITED, ErrorKind.AUTHENTICATION})
 _MAX_MESSAGE = 2000

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from junctor import ErrorKind, ProviderError, Usage
 
-from junctor_litellm.answers import EventReader, count, message_of, scrubbed, whole
+from junctor_litellm.answers import EventReader, count, message_of, plain, scrubbed, whole
 from junctor_litellm.errors import from_event
 from junctor_litellm.parameters import refuse_remote_media
 from junctor_litellm.transformed import Asked, Raw, Unheard
@@ -33,13 +33,13 @@ class Gemini:
     address = "https://generativelanguage.googleapis.com"
 
     def __init__(self, litellm: Any) -> None:
-        from litellm.llms.vertex_ai.gemini import transformation  # noqa: PLC0415 (imported by now)
-        from litellm.llms.vertex_ai.gemini import vertex_and_google_ai_studio_gemini as module  # noqa: PLC0415
+        from litellm.llms.vertex_ai.gemini import transformation  # imported by now
+        from litellm.llms.vertex_ai.gemini import vertex_and_google_ai_studio_gemini as module
 
-        self._config = litellm.GoogleAIStudioGeminiConfig()
+        self._config: Any = litellm.GoogleAIStudioGeminiConfig()
         self._answer = litellm.ModelResponse
         self._transform = transformation.transform_request_body
-        self._iterator = module.ModelResponseIterator
+        self._iterator: Any = module.ModelResponseIterator
 
     def supported(self, model: str) -> frozenset[str]:
         names = self._config.get_supported_openai_params(model=model)
@@ -123,7 +123,7 @@ class _Events:
         answering.usage = _usage(event.get("usageMetadata")) or answering.usage
         answering.id = str(event.get("responseId") or answering.id)
         answering.model = str(event.get("modelVersion") or answering.model)
-        candidates = event.get("candidates") or ()
+        candidates: list[dict[str, Any]] = event.get("candidates") or []
         text = _only_text(candidates)
         if text is not None:
             if text:
@@ -147,16 +147,15 @@ class _Events:
             delta.pop("content", None)
         self._open -= ended
         if delta or ended:
-            logprobs = getattr(choice, "logprobs", None)
-            plain = logprobs.model_dump(exclude_none=True) if logprobs is not None else None
             reason = (choice.finish_reason or "stop") if ended else None
-            answering.add(delta, index=choice.index or 0, finish_reason=reason, logprobs=plain)
+            logprobs = plain(getattr(choice, "logprobs", None))
+            answering.add(delta, index=choice.index or 0, finish_reason=reason, logprobs=logprobs)
 
 
 _PLAIN = {"content", "index"}
 
 
-def _only_text(candidates: Any) -> str | None:
+def _only_text(candidates: list[dict[str, Any]]) -> str | None:
     """The text of an event that has one part of text and nothing else to say; None for all others."""
     if len(candidates) != 1 or not candidates[0].keys() <= _PLAIN:
         return None

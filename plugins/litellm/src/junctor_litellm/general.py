@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from junctor import ErrorKind, GatewayError, ProviderError, Response, Stream, Usage, jsons
 from junctor.wire import read_usage
 
-from junctor_litellm.answers import Answering, message_of, whole
+from junctor_litellm.answers import Answering, message_of, plain, whole
 from junctor_litellm.errors import from_exception
 from junctor_litellm.parameters import as_chat, copied, refuse_remote_media, sort
 from junctor_litellm.transport import Outgoing
@@ -36,7 +36,7 @@ class General:
     """Any provider, at the price of litellm's whole machinery: some milliseconds of CPU a request."""
 
     def __init__(self, litellm: Any, http: HTTPClient, settings: LiteLLMSettings) -> None:
-        from litellm.types.utils import is_litellm_owned_kwarg  # noqa: PLC0415 (imported by now)
+        from litellm.types.utils import is_litellm_owned_kwarg  # imported by now
 
         self._litellm = litellm
         self._http = http
@@ -101,7 +101,7 @@ class General:
         provider = target.provider
         drop = self._settings.unsupported == "drop"
         translated, passed_on = sort(body, target.params, supported, provider=provider, drop=drop, **known)
-        arguments = copied(translated)
+        arguments: dict[str, Any] = copied(translated)
         if provider in _BY_NAME:
             arguments |= {name: value for name, value in passed_on.items() if not self._is_owned(name)}
         elif passed_on:
@@ -138,7 +138,7 @@ class General:
             messages=said,
             stream=exchange.request.stream,
             call_type=kind,
-            start_time=datetime.now(),  # noqa: DTZ005 (litellm subtracts naive ones)
+            start_time=datetime.now(),  # litellm subtracts naive ones
             litellm_call_id=exchange.id,
             function_id="",
         )
@@ -235,8 +235,7 @@ def _add(chunk: Any, made: _Made) -> str | None:
             reason = str(choice.finish_reason)
         logprobs = getattr(choice, "logprobs", None)
         if delta or logprobs:
-            plain = logprobs.model_dump(exclude_none=True) if hasattr(logprobs, "model_dump") else logprobs
-            made.add(delta, index=choice.index or 0, logprobs=plain)
+            made.add(delta, index=choice.index or 0, logprobs=plain(logprobs))
     return reason
 
 
@@ -312,7 +311,7 @@ def _unpacked(vector: Any) -> list[float]:
 
 def _quiet_log() -> Any:
     """litellm's logging object, which its calls cannot do without, with everything that it does taken out."""
-    from litellm.litellm_core_utils.litellm_logging import Logging  # noqa: PLC0415 (imported by now)
+    from litellm.litellm_core_utils.litellm_logging import Logging  # imported by now
 
     def nothing(self: Any, *args: Any, **kwargs: Any) -> None:
         return None

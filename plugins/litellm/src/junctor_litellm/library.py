@@ -54,7 +54,7 @@ class Library:
 def _imported() -> Any:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    import litellm  # noqa: PLC0415 (takes seconds: see the module's docstring)
+    import litellm  # takes seconds: see the module's docstring
 
     _silence()
     _switch_off(litellm)
@@ -73,8 +73,8 @@ def _silence() -> None:
 
 def _switch_off(litellm: Any) -> None:
     """No cache, callbacks, retries, telemetry or changes to parameters; one way to the network, which is ours."""
-    from litellm.caching.llm_caching_handler import LLMClientCache  # noqa: PLC0415
-    from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler  # noqa: PLC0415
+    from litellm.caching.llm_caching_handler import LLMClientCache
+    from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
 
     litellm.suppress_debug_info = True
     litellm.set_verbose = False
@@ -100,7 +100,7 @@ def _switch_off(litellm: Any) -> None:
 def _clients(base: type[Any], handler: Any) -> Any:
     """litellm's cache of clients, with our one in the place of every asynchronous one."""
 
-    class Clients(base):
+    class Clients(base):  # type: ignore[misc]
         def get_cache(self, key: str, **kwargs: Any) -> Any:
             return handler if str(key).startswith("async_httpx_client") else super().get_cache(key, **kwargs)
 

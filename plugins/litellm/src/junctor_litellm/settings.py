@@ -39,15 +39,16 @@ class ProviderSettings(Section):
 
 
 def _is_credential(name: str) -> bool:
-    return name.startswith("aws_") and name != "aws_region_name" or name in ("azure_ad_token", "vertex_credentials")
+    return (name.startswith("aws_") and name != "aws_region_name") or name in ("azure_ad_token", "vertex_credentials")
 
 
 class LiteLLMSettings(PluginSettings):
     """Providers' own settings, and what to do with parameters that a provider cannot honour."""
 
     providers: Annotated[
-        dict[str, ProviderSettings], Field(description="By provider: `bedrock: {aws_region_name: eu-central-1}`.")
-    ] = {}
+        dict[str, ProviderSettings],
+        Field(default_factory=dict, description="By provider: `bedrock: {aws_region_name: eu-central-1}`."),
+    ]
     unsupported: Annotated[
         Literal["refuse", "drop"],
         Field(description="A parameter of OpenAI's that the provider does not have: 400, or left out."),

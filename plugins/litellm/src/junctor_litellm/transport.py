@@ -1,7 +1,7 @@
 """The way of litellm's own HTTP clients to the network: over the gateway's client, within a call of this plugin only.
 
-So redirects are not followed, the target's time-outs hold, nothing is sent again, and a call that is given up closes its
-connections at once, whatever litellm and the SDKs beneath it do.
+So redirects are not followed, the target's time-outs hold, nothing is sent again, and a call that is given up closes
+its connections at once, whatever litellm and the SDKs beneath it do.
 """
 
 from __future__ import annotations
