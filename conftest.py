@@ -1,10 +1,9 @@
-"""Every test runs on asyncio, also where trio happens to be installed (anyio's own fixture would take both)."""
-
-from __future__ import annotations
+"""What all tests of this repository share."""
 
 import pytest
 
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
+    """Junctor runs on asyncio; a package that brings trio along does not change that."""
     return "asyncio"

@@ -20,7 +20,9 @@ const runner = client.chat.completions.stream({
 const final = await runner.finalChatCompletion();
 seen.tools = final.choices[0].message.tool_calls.map((call) => call.function.name);
 
-const vector = await client.embeddings.create({ model: "text-embedding-3-small", input: "embed me" });
+// As floats: the stand-in ignores the SDK's default, base64.
+const wanted = { model: "text-embedding-3-small", input: "embed me", encoding_format: "float" };
+const vector = await client.embeddings.create(wanted);
 seen.embedding = vector.data[0].embedding;
 
 seen.models = (await client.models.list()).data.map((model) => model.id);

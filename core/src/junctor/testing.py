@@ -41,7 +41,6 @@ __all__ = [
     "FakeProvider",
     "Harness",
     "Recorder",
-    "anyio_backend",
     "free_port",
     "gateway",
     "postgres_url",
@@ -51,11 +50,6 @@ __all__ = [
     "require",
     "wait_for_port",
 ]
-
-
-@pytest.fixture(scope="session")
-def anyio_backend() -> str:
-    return "asyncio"
 
 
 @dataclass
