@@ -11,6 +11,7 @@ import os
 import time
 from dataclasses import replace
 from itertools import count
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from junctor import ClientDisconnected, DeadlineExceeded, GatewayError, NoTarget, PluginFailed, ProviderError, Response
@@ -28,6 +29,7 @@ _ROOM = "logging"
 _SECRET_HEADERS = ("authorization", "x-api-key", "api-key", "x-goog-api-key", "cookie")
 _NO_ANSWER = Response()
 _Error = dict[str, Any]
+_NO_ERRORS: Mapping[int, _Error] = MappingProxyType({})
 
 
 class Captured(NamedTuple):
@@ -90,7 +92,7 @@ class Capturer:
     ) -> Captured:
         """What the record will be made of."""
         request, parent, attempts = exchange.request, exchange.parent, exchange.attempts
-        errors: dict[int, _Error] = {}
+        errors: Mapping[int, _Error] = _NO_ERRORS
         secrets: Sequence[str] = ()
         given = response or _NO_ANSWER
         if error is not None:
