@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-
 from junctor.errors import AssetError
 from junctor.testing import FakeProvider, Recorder, require
-
 from junctor_semantic_cache import SemanticCache
 from junctor_semantic_cache.models import load_model
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
 
 
 class WordsModel:
@@ -96,7 +99,11 @@ def running(gateway: Callable[..., Any], tmp_path: Any) -> Callable[..., Any]:
             def __init__(self, settings: Any, gateway: Any) -> None:
                 super().__init__(settings, gateway, load=load)
 
-        given = {"judge": "first_line", "store": {"path": str(tmp_path / "store"), "timeout": "5s"}, "lookup_timeout": "5s"}
+        given = {
+            "judge": "first_line",
+            "store": {"path": str(tmp_path / "store"), "timeout": "5s"},
+            "lookup_timeout": "5s",
+        }
         provider, recorder = provider or Knows(), Recorder()
         async with gateway(recorder, (Cache, given | (settings or {})), provider, **more) as harness:
             cache = harness.gateway.plugins.by_name["cache"]

@@ -24,7 +24,11 @@ def _nullable(node: Any) -> Any:
     if not isinstance(node, dict):
         return node
     node = {key: _nullable(value) for key, value in node.items()}
-    return {"anyOf": [{k: v for k, v in node.items() if k != "nullable"}, {"type": "null"}]} if node.get("nullable") else node
+    return (
+        {"anyOf": [{k: v for k, v in node.items() if k != "nullable"}, {"type": "null"}]}
+        if node.get("nullable")
+        else node
+    )
 
 
 SCHEMAS = {"components": {"schemas": _nullable(DOCUMENT["components"]["schemas"])}}
@@ -64,7 +68,7 @@ class FakeQdrant:
                 self.end_headers()
                 self.wfile.write(raw)
 
-            do_GET = do_PUT = do_POST = do_DELETE = _serve  # noqa: N815
+            do_GET = do_PUT = do_POST = do_DELETE = _serve
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True

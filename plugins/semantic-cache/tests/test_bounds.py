@@ -3,11 +3,12 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from junctor_semantic_cache.bounds import mean_budget, most_wrong, upper_bound
 
 
-@pytest.mark.parametrize(("wrong", "total", "bound"), [(0, 299, 0.00997), (1, 473, 0.00999), (0, 100, 0.0295), (5, 100, 0.1023)])
+@pytest.mark.parametrize(
+    ("wrong", "total", "bound"), [(0, 299, 0.00997), (1, 473, 0.00999), (0, 100, 0.0295), (5, 100, 0.1023)]
+)
 def test_the_bound_is_clopper_and_pearsons(wrong, total, bound):
     assert upper_bound(wrong, total) == pytest.approx(bound, abs=2e-4)
 

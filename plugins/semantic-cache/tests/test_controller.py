@@ -2,7 +2,6 @@ import random
 
 import numpy as np
 import pytest
-
 from junctor_semantic_cache.bounds import upper_bound
 from junctor_semantic_cache.controller import SIGNALS, Limits, Namespace
 from junctor_semantic_cache.scoring import load_weights

@@ -1,7 +1,6 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from junctor_semantic_cache.evidence import FEATURES, compare, normalise, parse, veto
 from junctor_semantic_cache.words import opposite
 

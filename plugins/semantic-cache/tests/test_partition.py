@@ -6,15 +6,16 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from junctor import Client, Exchange, Model, Request, Target
 from junctor.wire import OPENAI
-
 from junctor_semantic_cache.partition import Unfit, namespace_of, read_question
 from junctor_semantic_cache.settings import SemanticCacheSettings
 from junctor_semantic_cache.store import entry_id
 
-BODY = {"model": "test", "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why rain?"}]}
+BODY = {
+    "model": "test",
+    "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why rain?"}],
+}
 HEADERS = {"tenant_header": "x-tenant", "template_header": "x-template", "namespace_header": "x-space"}
 MODEL = Model("test", (Target("fake", "one"),))
 
@@ -95,7 +96,10 @@ def test_embedders_do_not_share():
 
 
 def test_beyond_the_window_the_rest_must_be_equal():
-    long, other = changed(["messages", 1, "content"], "head " + "a" * 50), changed(["messages", 1, "content"], "head " + "b" * 50)
+    long, other = (
+        changed(["messages", 1, "content"], "head " + "a" * 50),
+        changed(["messages", 1, "content"], "head " + "b" * 50),
+    )
     assert read(long, window=lambda text: 5).text == read(other, window=lambda text: 5).text
     assert read(long, window=lambda text: 5).partition != read(other, window=lambda text: 5).partition
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from junctor_semantic_cache.qdrant_server import ServerStore
 from junctor_semantic_cache.store import EdgeStore, Entry, Selection, StoreError, collection_name, entry_id
 
@@ -116,7 +115,13 @@ async def test_an_update_of_what_is_gone_makes_no_entry(engine):
 
 
 @pytest.mark.parametrize(
-    "selection", [Selection({"model": "m"}), Selection({"tags": "b"}), Selection(before={"created": 10.0}), Selection({"namespace": "ns"}, {"created": 10.0})]
+    "selection",
+    [
+        Selection({"model": "m"}),
+        Selection({"tags": "b"}),
+        Selection(before={"created": 10.0}),
+        Selection({"namespace": "ns"}, {"created": 10.0}),
+    ],
 )
 async def test_deletes_what_is_selected_and_nothing_else(engine, selection):
     async with opened(engine()) as store:
@@ -181,7 +186,8 @@ async def test_a_shard_that_cannot_be_read_is_begun_anew(tmp_path):
 
 
 async def test_the_server_is_asked_for_indexes_on_every_filtered_field(fake):
-    store = ServerStore(fake.url, "j-e-4", prefix="j", dimension=4, api_key="secret", timeout=5.0)
+    with pytest.warns(UserWarning, match="insecure"):  # the client's, rightly
+        store = ServerStore(fake.url, "j-e-4", prefix="j", dimension=4, api_key="secret", timeout=5.0)
     async with opened(store):
         assert {"scope", "tenant", "partition", "tags", "expires", "worth", "created"} <= fake.indexes["j-e-4"]
     assert fake.keys == {"secret"}

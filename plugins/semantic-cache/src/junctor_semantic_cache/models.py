@@ -177,14 +177,14 @@ class MiniLM:
         self._tokenizer.no_truncation()
 
     def encode(self, texts: Sequence[str]) -> Vectors:
-        ids = [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
-        ids = [i if len(i) <= self.tokens else i[: self.tokens - 1] + i[-1:] for i in ids]
-        width = max(map(len, ids))
-        padded, mask = np.zeros((len(ids), width), np.int64), np.zeros((len(ids), width), np.int64)
-        for row, item in enumerate(ids):
-            padded[row, : len(item)] = item
-            mask[row, : len(item)] = 1
-        return self._session.run(None, {"input_ids": padded, "attention_mask": mask})[0]  # type: ignore[no-any-return]
+        # One by one: activations are quantized over the whole input, so a neighbour in a batch would change a vector.
+        return np.concatenate([self._run(encoding.ids) for encoding in self._tokenizer.encode_batch(list(texts))])
+
+    def _run(self, ids: list[int]) -> Vectors:
+        if len(ids) > self.tokens:
+            ids = ids[: self.tokens - 1] + ids[-1:]
+        given = np.array([ids], np.int64)
+        return self._session.run(None, {"input_ids": given, "attention_mask": np.ones_like(given)})[0]  # type: ignore[no-any-return]
 
     def window(self, text: str) -> int:
         return _window(self._tokenizer, text, self.tokens - 2)
