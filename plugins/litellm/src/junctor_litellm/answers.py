@@ -80,7 +80,7 @@ def whole(answer: Any, usage: Usage | None, *, model: str, chat: bool = True) ->
 
 def message_of(message: Any) -> dict[str, Any]:
     """A message or a delta of litellm's as plain values, without what is not there."""
-    dumped = message.model_dump(exclude_none=True)
+    dumped = message.model_dump(exclude_none=True, warnings=False)
     fields = {name: value for name, value in dumped.items() if value or name == "content"}
     specific = {name: value for name, value in (fields.pop("provider_specific_fields", None) or {}).items() if value}
     if specific:
@@ -90,7 +90,7 @@ def message_of(message: Any) -> dict[str, Any]:
 
 def plain(value: Any) -> Any:
     """A model of pydantic's as plain values; anything else as it is."""
-    return value.model_dump(exclude_none=True) if hasattr(value, "model_dump") else value
+    return value.model_dump(exclude_none=True, warnings=False) if hasattr(value, "model_dump") else value
 
 
 def loads(data: bytes) -> tuple[Any, bool]:

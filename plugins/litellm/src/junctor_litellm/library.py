@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from junctor_litellm.transport import Guard
@@ -54,11 +55,25 @@ class Library:
 def _imported() -> Any:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    import litellm  # takes seconds: see the module's docstring
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they would stand on stderr
+        import litellm  # takes seconds: see the module's docstring
 
+        _build(litellm)
     _silence()
     _switch_off(litellm)
     return litellm
+
+
+def _build(litellm: Any) -> None:
+    """Have pydantic build what every answer is made of: it would at the first one, in the event loop."""
+    from litellm.types.utils import Delta, EmbeddingResponse, ModelResponseStream, StreamingChoices
+
+    for model in (litellm.ModelResponse, litellm.Message, Delta, StreamingChoices, ModelResponseStream):
+        model.model_rebuild()
+    chunk = ModelResponseStream(choices=[StreamingChoices(index=0, delta=Delta(content="", role="assistant"))])
+    for made in (chunk, litellm.ModelResponse(), litellm.Message(), litellm.Usage(), EmbeddingResponse()):
+        made.model_dump()
 
 
 def _silence() -> None:
