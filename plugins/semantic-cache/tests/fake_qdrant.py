@@ -1,4 +1,4 @@
-"""A Qdrant server of the test's own: REST in, numpy inside. Bodies must fit Qdrant's own OpenAPI document, or it says 400."""
+"""A Qdrant server of the test's own: REST in, numpy inside. A body that Qdrant's OpenAPI document does not know is a 400."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SCHEMAS = {"components": {"schemas": _nullable(DOCUMENT["components"]["schemas"]
 
 
 class FakeQdrant:
-    """`collections` holds points by id; `delay` seconds go by before every answer; `broken` answers 500; `seen` has the operations."""
+    """`collections` holds points by id; `delay` is in seconds, before every answer; `broken` answers 500."""
 
     def __init__(self) -> None:
         self.collections: dict[str, dict[str, dict[str, Any]]] = {}

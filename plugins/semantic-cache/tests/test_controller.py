@@ -40,7 +40,7 @@ def logistic(offset, slope=1.0):
 def test_the_bound_of_wrong_answers_is_kept_in_most_runs(truth):
     kept = 0
     for seed in range(10):
-        hits, wrong = replay(Namespace(PRIOR), 1500, seed=seed, truth=truth)
+        _, wrong = replay(Namespace(PRIOR), 1500, seed=seed, truth=truth)
         kept += upper_bound(wrong, 1500) <= 0.01
         assert wrong / 1500 <= 0.012
     assert kept >= 8

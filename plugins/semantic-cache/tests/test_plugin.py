@@ -4,6 +4,7 @@ import asyncio
 import json
 
 import pytest
+from junctor_semantic_cache.store import Selection
 
 PAIR = {"how do I fold a napkin": "fold it twice", "please how do I fold a napkin": "fold it twice"}
 
@@ -140,13 +141,10 @@ async def test_what_was_learned_and_stored_outlives_a_restart(running):
         assert g.cache.namespaces["test"].requests == 2
 
 
-async def test_the_least_worthy_entries_go_when_there_are_too_many(running):
-    async with running({"store": {"path": None, "max_entries": 5}} | {}) as g:
-        g.cache.engine._settings.store  # noqa: B018
+async def test_the_least_worthy_entries_go_when_there_are_too_many(running, tmp_path):
+    async with running({"store": {"path": str(tmp_path / "small"), "max_entries": 5}}) as g:
         for number in range(12):
             await g.ask(f"subject {number * 13} alone")
-        from junctor_semantic_cache.store import Selection
-
         assert await g.cache.engine.store.count(Selection()) <= 5
 
 

@@ -1,6 +1,7 @@
 """One suite over every engine: embedded, the fake server, and a real one where QDRANT_URL names it."""
 
 import asyncio
+import contextlib
 import importlib.util
 import os
 import time
@@ -107,10 +108,8 @@ async def test_changes_some_fields_and_keeps_the_others(engine):
 
 async def test_an_update_of_what_is_gone_makes_no_entry(engine):
     async with opened(engine()) as store:
-        try:
+        with contextlib.suppress(StoreError):
             await store.update(entry().id, {"wrong": 4})
-        except StoreError:
-            pass
         assert await store.get(entry().id) is None
 
 

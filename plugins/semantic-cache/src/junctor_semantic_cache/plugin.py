@@ -72,6 +72,7 @@ class SemanticCache:
         self.engine: Engine | None = None
         self.trouble = "not ready yet"
         self.ready = asyncio.Event()
+        self._tried = asyncio.Event()
         self.dropped = 0
         self._answers: asyncio.Queue[tuple[Exchange, Lookup, bytes, dict[str, Any]]] = asyncio.Queue(settings.queue)
         self._checks: asyncio.Queue[tuple[Exchange, Lookup]] = asyncio.Queue(_VERIFYING)
@@ -82,10 +83,11 @@ class SemanticCache:
             self.trouble = "off"
             return self
         await asyncio.to_thread(self.namespaces.load)
-        preparing = asyncio.create_task(self._prepare())
-        self._tasks = [preparing, *map(asyncio.create_task, (self._keep_answers(), self._check_hits(), self._save()))]
+        work = (self._prepare(), self._keep_answers(), self._check_hits(), self._save())
+        self._tasks = [asyncio.create_task(part) for part in work]
         if not needed_assets(self._settings.embedder) and not self._settings.embedder.startswith("gateway:"):
-            await asyncio.wait({preparing}, timeout=_READY)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._tried.wait(), _READY)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -110,6 +112,7 @@ class SemanticCache:
             try:
                 self.engine = await self._build()
                 self.ready.set()
+                self._tried.set()
                 return
             except (JunctorError, OSError) as error:
                 self.trouble = str(error).splitlines()[0]
@@ -117,6 +120,7 @@ class SemanticCache:
             except Exception:  # a model's runtime may raise anything
                 self.trouble = "model or store failed to open"
                 _log.exception("semantic cache: requests pass by")
+            self._tried.set()
             await asyncio.sleep(_RETRY)
 
     async def _build(self) -> Engine:
