@@ -108,7 +108,8 @@ def _name(annotation: Any) -> str:
     if annotation is SecretStr:
         return "secret"
     if origin is typing.Annotated:
-        return _name(parts[0])
+        formats = (getattr(extra, "json_schema", None) or {} for extra in parts[1:])
+        return next((str(each["format"]) for each in formats if "format" in each), None) or _name(parts[0])
     if origin is typing.Literal:
         return ", ".join(f"`{part}`" for part in parts)
     if origin in (list, set, frozenset, tuple):
@@ -129,6 +130,8 @@ def _default(value: object) -> str:
         return ""
     if isinstance(value, BaseModel):
         return ""
+    if isinstance(value, dict):
+        return "`" + ", ".join(f"{key}: {each}" for key, each in value.items()) + "`"
     if isinstance(value, SecretStr):
         return f"`{value.get_secret_value()}`"
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"

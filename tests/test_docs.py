@@ -41,7 +41,7 @@ class AnySecret(dict):
         return self[name]
 
     def __missing__(self, name):
-        if name.endswith("URL"):
+        if name.endswith(("URL", "DATABASE")):
             return "redis://127.0.0.1/0" if "REDIS" in name else "postgresql://junctor:secret@127.0.0.1/junctor"
         return "0123456789abcdef0123456789abcdef"
 
