@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sqlalchemy import URL, Connection
     from starlette.requests import Request
 
+    from junctor_logging.costs import Question
     from junctor_logging.recent import Recent, Watcher
 
 __all__ = ["Admin"]
@@ -51,7 +52,7 @@ class Admin:
     async def costs(self, request: Request) -> Response:
         """`by`, `since`, `until`, `format`, and any attribute to be equal to: `team=search`."""
         from junctor_logging.commands import as_csv
-        from junctor_logging.costs import Question, parse_time, report
+        from junctor_logging.costs import Question, parse_time
 
         given = dict(request.query_params)
         by = [name.strip() for name in given.pop("by", "team").split(",") if name.strip()]
@@ -61,10 +62,17 @@ class Admin:
             question = Question(by, since, parse_time(until) if until else 1 << 62, given, limit=10_000)
         except ValueError as error:
             raise BadRequest(str(error)) from None
-        found = await self._read(lambda connection: report(connection, question))
+        found = await self.report(question)
         if form == "csv":
             return Response(as_csv(found) + "\n", media_type="text/csv")
         return JSONResponse(found)
+
+    async def report(self, question: Question) -> dict[str, Any]:
+        """What the ledger says of costs; raises `GatewayError` if there is none, or it cannot be read now."""
+        from junctor_logging.costs import report
+
+        found: dict[str, Any] = await self._read(lambda connection: report(connection, question))
+        return found
 
     async def exchanges(self, request: Request) -> Response:
         """The newest first: `limit`, `before` (a `record`), and attributes; `content=true` with one `record`."""
@@ -75,16 +83,21 @@ class Admin:
         where = {name: value for name, value in given.items() if name in _FILTERS}
         if unknown := set(given) - set(where):
             raise BadRequest(f"'{min(unknown)}' is not known; there is {', '.join(_FILTERS)}, limit, before, content")
+        stories = await self.find(limit, where, before=before)
+        if with_content and len(stories) == 1:
+            stories[0] = stories[0] | {"content": await self._content_of(stories[0]["record"])}
+        answer = orjson.dumps({"exchanges": stories}, default=str, option=orjson.OPT_UTC_Z)
+        return Response(answer, media_type="application/json")
+
+    async def find(self, limit: int, where: Mapping[str, str], *, before: str = "") -> list[dict[str, Any]]:
+        """Records as plain values, the newest first: those in memory, and if they do not suffice those in the ledger."""
         found = {one.key: one.data for one in self._recent.find(limit, where, before=before)}
         if len(found) < limit and self._ledger is not None and set(where) <= set(_IN_LEDGER):
             with contextlib.suppress(GatewayError):  # a database that is down does not hide what is in memory
                 for record, story in await self._read(lambda c: _stories(c, where, before, limit)):
                     found.setdefault(record, from_line(story).data)
         stories = sorted(found.values(), key=lambda story: (_instant(story["time"]), story["record"]), reverse=True)
-        if with_content and len(stories) == 1:
-            stories[0] = stories[0] | {"content": await self._content_of(stories[0]["record"])}
-        answer = orjson.dumps({"exchanges": stories[:limit]}, default=str, option=orjson.OPT_UTC_Z)
-        return Response(answer, media_type="application/json")
+        return stories[:limit]
 
     async def _content_of(self, record: str) -> Any:
         return await self._read(lambda connection: _content(connection, record))

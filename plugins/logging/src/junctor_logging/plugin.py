@@ -22,7 +22,7 @@ from junctor_logging.writer import Writer
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from junctor import Exchange, Gateway, Response
     from starlette.routing import BaseRoute
@@ -106,6 +106,19 @@ class Logging:
             "waiting": self._writer.waiting,
             "sinks": {pump.label: {**pump.counts, "waiting": pump.waiting} for pump in self._pumps},
         }
+
+    async def costs(self, by: Sequence[str], since: int) -> dict[str, Any]:
+        """Sums of the ledger as in `GET /admin/costs`; `since` is milliseconds since the epoch.
+
+        Raises `GatewayError` if there is no ledger, or it cannot be read now.
+        """
+        from junctor_logging.costs import Question
+
+        return await self._admin.report(Question(by, since))
+
+    async def find(self, limit: int, where: Mapping[str, str]) -> list[dict[str, Any]]:
+        """Records without content as in `GET /admin/exchanges`, the newest first; `where` wants equal values."""
+        return await self._admin.find(limit, where)
 
     async def __aenter__(self) -> Self:
         self._recent.bind(asyncio.get_running_loop())
