@@ -246,10 +246,11 @@ class Exchange:
 
     `facts` is what plugins tell each other and the log: plain values under documented names (`sensitivity`, `task`,
     `budget_used`, `route`, `cache` …). `state` is a plugin's private room, under its own key. `headers` go to the
-    client with the answer. `on_answer` is called with the answer that it will be, whole or with its first chunk there,
-    before the client gets any of it; it must not raise. `timings` are seconds by (plugin, hook). `deadline` is a
-    `time.monotonic()` value. `purpose` is empty for a client's request; the gateway's own (`judge`, `embedding`,
-    `moderation`) name it and their `parent`, and are let pass by auth, quotas, content policy and caches.
+    client with the answer, `provider_headers` to the provider with the call that begins next (those of a trace, say).
+    `on_attempt` is called with each attempt as it begins, `on_answer` with the answer that it will be, whole or with
+    its first chunk there, before the client gets any of it; they must not raise. `timings` are seconds by (plugin, hook).
+    `deadline` is a `time.monotonic()` value. `purpose` is empty for a client's request; the gateway's own (`judge`,
+    `embedding`, `moderation`) name it and their `parent`, and are let pass by auth, quotas, content policy and caches.
     """
 
     id: str
@@ -262,6 +263,8 @@ class Exchange:
     state: dict[str, Any] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
     transforms: list[Transform] = field(default_factory=list)
+    provider_headers: dict[str, str] = field(default_factory=dict)
+    on_attempt: list[Callable[[Attempt], None]] = field(default_factory=list)
     on_answer: list[Callable[[Response], None]] = field(default_factory=list)
     timings: dict[tuple[str, str], float] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)

@@ -45,7 +45,8 @@ class Gateway:
 
     Building it opens nothing and raises `ConfigError` with every problem found. `previous` is the gateway that this one
     replaces at a reload. `warnings` are oddities that do not forbid to serve. `models` by name; `state` for
-    coordination between workers and replicas; `http` is the one client for the outside world.
+    coordination between workers and replicas; `http` is the one client for the outside world. `kept` is what plugins
+    keep over a reload, in this process, under their own name: it must fit any settings.
     """
 
     def __init__(self, config: Config, *, extra: Sequence[Section] = (), previous: Gateway | None = None) -> None:
@@ -54,6 +55,7 @@ class Gateway:
         self.models: Mapping[str, Model] = config.models
         problems: list[str] = []
         self.state: State = self._shared_state(previous)
+        self.kept: dict[str, Any] = {} if previous is None else previous.kept
         self.http = HTTPClient()
         self.plugins = Plugins()
         built = load([*config.sections, *extra], self, problems)

@@ -38,7 +38,8 @@ _SECRETS = Secrets()
 class Pipeline:
     """Carries exchanges through the hooks, in order, and ends each of them exactly once.
 
-    `settle_timeout` is in seconds, for all `post_call` hooks of an exchange together.
+    `settle_timeout` is in seconds, for all `post_call` hooks of an exchange together. `running` counts the exchanges
+    that have not ended.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Pipeline:
         max_attempts: int = 10,
         settle_timeout: float = 10.0,
     ) -> None:
+        self.running = 0
         self._models = models
         self._pre_route, self._route = hook["pre_route"], hook["route"]
         self._cache_lookup, self._call = hook["cache_lookup"], hook["call"]
@@ -71,6 +73,7 @@ class Pipeline:
         error: BaseException | None = None
         task = asyncio.current_task()
         exchange.cancel = task.cancel if task is not None else None
+        self.running += 1
         try:
             with Limit(exchange.deadline - time.monotonic()) as limit:
                 response = await self._respond(exchange, answer)
@@ -99,6 +102,7 @@ class Pipeline:
         finally:
             # From here on nobody ends it: what remains are its accounts, which have their own limit in time.
             exchange.cancel = None
+            self.running -= 1
             await self._settle(exchange, response, error)
 
     async def _respond(self, exchange: Exchange, answer: Callable[[Exchange], Response] | None) -> Response:
@@ -141,6 +145,8 @@ class Pipeline:
             target = _with_own_key(exchange, target, exchange.provider_keys)
         attempt = Attempt(target, of=of)
         exchange.attempts.append(attempt)
+        for begun in exchange.on_attempt:
+            begun(attempt)
         response: Response | None = None
         try:
             with Limit(target.timeouts.first_byte) as limit:

@@ -50,10 +50,13 @@ class OpenAIUpstream:
     async def call(self, exchange: Exchange, target: Target) -> Response:
         """Answer the exchange from this server; raises `ProviderError`."""
         request = exchange.request
+        headers = self._headers
+        if exchange.provider_headers:  # a list: what differs with every call is not to be remembered by the client
+            headers = [*headers, *exchange.provider_headers.items()]
         answer = await self._http.request(
             "POST",
             self._urls[request.operation],
-            headers=self._headers,
+            headers=headers,
             body=_body(request, target),
             connect_timeout=target.timeouts.connect,
             read_timeout=target.timeouts.total,
