@@ -47,6 +47,7 @@ class Fallback:
     """What is done when a provider fails. Its state is per target and key, shared between workers."""
 
     Settings = FallbackSettings
+    stage = "protect"
 
     def __init__(self, settings: FallbackSettings, gateway: Gateway) -> None:
         self._settings = settings

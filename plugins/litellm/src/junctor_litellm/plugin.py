@@ -37,6 +37,7 @@ class LiteLLM:
     """Takes every target whose provider litellm knows, from clients that speak OpenAI's wire."""
 
     Settings = LiteLLMSettings
+    stage = "call"
 
     def __init__(self, settings: LiteLLMSettings, gateway: Gateway) -> None:
         self._settings = settings

@@ -36,6 +36,7 @@ class Logging:
     """One record for every exchange, to any number of sinks. The request's path only puts it into a queue."""
 
     Settings = LoggingSettings
+    stage = "observe"
 
     def __init__(self, settings: LoggingSettings, gateway: Gateway) -> None:
         self._settings = settings

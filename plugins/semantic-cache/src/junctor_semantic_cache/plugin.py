@@ -59,6 +59,7 @@ class SemanticCache:
     """
 
     Settings = SemanticCacheSettings
+    stage = "remember"
 
     def __init__(
         self, settings: SemanticCacheSettings, gateway: Gateway, *, load: Callable[[str], SentenceModel] = load_model
