@@ -1,4 +1,4 @@
-"""A Qdrant server of the test's own: REST in, numpy inside. A body that Qdrant's OpenAPI document does not know is a 400."""
+"""A Qdrant server of the test's own: REST in, numpy inside. A body that Qdrant's OpenAPI document forbids is a 400."""
 
 from __future__ import annotations
 

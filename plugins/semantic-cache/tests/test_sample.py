@@ -1,4 +1,4 @@
-"""A sample of the scorer's protocol, on pairs that the training script makes: cold, each pair with a tenant of its own."""
+"""A sample of the scorer's protocol on pairs that the training script makes: cold, a tenant for each pair."""
 
 import importlib.util
 import sys

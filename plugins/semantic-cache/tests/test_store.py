@@ -188,7 +188,7 @@ async def test_the_server_is_asked_for_indexes_on_every_filtered_field(fake):
     with pytest.warns(UserWarning, match="insecure"):  # the client's, rightly
         store = ServerStore(fake.url, "j-e-4", prefix="j", dimension=4, api_key="secret", timeout=5.0)
     async with opened(store):
-        assert {"scope", "tenant", "partition", "tags", "expires", "worth", "created"} <= fake.indexes["j-e-4"]
+        assert {"place", "scope", "tenant", "partition", "tags", "expires", "worth", "created"} <= fake.indexes["j-e-4"]
     assert fake.keys == {"secret"}
 
 

@@ -222,9 +222,9 @@ class Namespace:
     def _relimit(self) -> None:
         self._limit_due = self.requests + max(5, self.requests // 50)
         budget = mean_budget(self.requests, self.limits.max_wrong)
-        # What was not spent (in shadow, nothing is) may be caught up with, over as many requests again.
+        # What was not spent (in shadow, nothing is) may be caught up with, half of it over as many requests again.
         unspent = max(0.0, budget - self.spent)
-        self.limit = self._open_bins((budget + unspent) / max(1, self.requests))
+        self.limit = self._open_bins((budget + unspent / 2) / max(1, self.requests))
 
     def _open_bins(self, allowed: float) -> float:
         """The highest risk up to which the bound of wrong answers stays under what is allowed."""

@@ -9,6 +9,7 @@ import time
 import uuid
 import zlib
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from junctor_semantic_cache.evidence import normalise, parse
@@ -80,6 +81,7 @@ class Engine:
         self._chance = chance or random.Random()
         self._last: dict[str, tuple[str, str]] = {}
         self._since_eviction = 0
+        self._read = lru_cache(maxsize=4096)(parse)
 
     async def look(self, exchange: Exchange, question: Question, *, serving: bool) -> Lookup:
         """Find what may answer. The lookup says what is to be served, and carries what learning needs later."""
@@ -123,7 +125,7 @@ class Engine:
             and (candidate.entry.scope, candidate.entry.tenant, candidate.entry.partition)
             == (question.scope, question.tenant, question.partition)
         ]
-        return best_candidate(parse(question.text), near, self._weights) if near else None
+        return best_candidate(self._read(question.text), near, self._weights, read=self._read) if near else None
 
     async def _decide(self, exchange: Exchange, found: Lookup, namespace: Namespace, *, serving: bool) -> Lookup:
         assert found.scored is not None

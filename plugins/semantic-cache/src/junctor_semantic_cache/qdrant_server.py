@@ -10,7 +10,7 @@ import httpx
 from qdrant_client import AsyncQdrantClient, models
 from qdrant_client.http.exceptions import ApiException
 
-from junctor_semantic_cache.store import KEYWORDS, LIGHT, NUMBERS, Candidate, Entry, StoreError, finite
+from junctor_semantic_cache.store import KEYWORDS, LIGHT, NUMBERS, Candidate, Entry, StoreError, finite, narrowed
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping, Sequence
@@ -62,7 +62,7 @@ class ServerStore:
                     raise
         for name in KEYWORDS:
             await self._index(
-                name, models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=name == "scope")
+                name, models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=name == "place")
             )
         for name in NUMBERS:
             await self._index(name, models.PayloadSchemaType.FLOAT)
@@ -80,7 +80,7 @@ class ServerStore:
 
     async def search(self, vector: NDArray[np.float32], *, where: Mapping[str, str], limit: int) -> list[Candidate]:
         self._fit(vector)
-        conditions: list[Any] = [_equals(name, value) for name, value in where.items()]
+        conditions: list[Any] = [_equals(name, value) for name, value in narrowed(where).items()]
         found = await self._call(
             self._client.query_points(
                 self._collection,

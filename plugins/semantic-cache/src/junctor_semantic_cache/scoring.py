@@ -14,7 +14,7 @@ from junctor_semantic_cache.controller import SIGNALS, Prior
 from junctor_semantic_cache.evidence import FEATURES, compare, parse, veto
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -55,12 +55,14 @@ def load_weights() -> Weights:
     return Weights(features, float(raw["intercept"]), Prior(mean, deviation, float(raw["prior_worth"])))
 
 
-def best_candidate(question: Text, candidates: Sequence[Candidate], weights: Weights) -> Scored | None:
+def best_candidate(
+    question: Text, candidates: Sequence[Candidate], weights: Weights, *, read: Callable[[str], Text] = parse
+) -> Scored | None:
     """Of the nearest entries, the one most likely to be right; one that is forbidden only if there is no other."""
     best: tuple[float, Candidate, list[float], float, float, float] | None = None
     forbidden: Scored | None = None
     for candidate in candidates[:_COMPARED]:
-        known = parse(candidate.entry.text)
+        known = read(candidate.entry.text)
         features = compare(question, known, candidate.similarity)
         if reason := veto(question, known):
             forbidden = forbidden or Scored(candidate, (), _shown(features), reason)

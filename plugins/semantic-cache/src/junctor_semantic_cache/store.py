@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["Candidate", "EdgeStore", "Entry", "Selection", "StoreError", "VectorStore", "collection_name", "entry_id"]
 
 _log = logging.getLogger("junctor.semantic_cache")
-KEYWORDS = ("scope", "tenant", "partition", "namespace", "model", "template", "tags")
+KEYWORDS = ("place", "scope", "tenant", "partition", "namespace", "model", "template", "tags")
 NUMBERS = ("created", "expires", "worth")
 LIGHT = [
     "scope",
@@ -93,7 +93,8 @@ class Entry:
 
     def payload(self) -> dict[str, Any]:
         values = {name: value for name, value in asdict(self).items() if name != "id"}
-        return values | {"tags": list(self.tags)}
+        place = place_of(self.scope, self.tenant, self.partition)
+        return values | {"tags": list(self.tags), "place": place}
 
     @classmethod
     def read(cls, identity: object, payload: Mapping[str, Any]) -> Entry:
@@ -134,6 +135,19 @@ class VectorStore(Protocol):
     async def least(self, limit: int) -> list[str]: ...
     async def remove(self, identities: Sequence[str]) -> None: ...
     async def aclose(self) -> None: ...
+
+
+def place_of(scope: str, tenant: str, partition: str) -> str:
+    """Scope, tenant and partition in one field: a filter of three takes twice as long as one of one."""
+    return str(uuid.uuid5(_SPACE, "\x00".join((scope, tenant, partition))))
+
+
+def narrowed(where: Mapping[str, str]) -> dict[str, str]:
+    """The conditions of a search; scope, tenant and partition together become one."""
+    if not {"scope", "tenant", "partition"} <= set(where):
+        return dict(where)
+    rest = {name: value for name, value in where.items() if name not in ("scope", "tenant", "partition")}
+    return rest | {"place": place_of(where["scope"], where["tenant"], where["partition"])}
 
 
 def entry_id(scope: str, tenant: str, partition: str, text: str) -> str:
@@ -229,7 +243,7 @@ class EdgeStore:
             request = qdrant.QueryRequest(
                 limit=limit,
                 query=qdrant.Query.Nearest(vector.tolist()),
-                filter=_filter(Selection(where)),
+                filter=_filter(Selection(narrowed(where))),
                 with_payload=LIGHT,
             )
             return [Candidate(Entry.read(p.id, p.payload), float(p.score)) for p in self._shard.query(request)]
