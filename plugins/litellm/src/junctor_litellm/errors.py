@@ -84,35 +84,34 @@ def from_event(error: object) -> ProviderError:
     return _from_object(error, status=0, code="", wait=None)
 
 
-def from_exception(error: Exception) -> Exception:
-    """What litellm, or what lies beneath it, has raised. A `GatewayError` of our own comes back as it went in."""
+def from_exception(error: Exception, *, answered: bool) -> Exception:
+    """What litellm, or what lies beneath it, has raised. A `GatewayError` of our own comes back as it went in.
+
+    A provider's refusal is such an error: `transport` has read it. What is left is litellm's judgement of a request that
+    it cannot translate, or of an answer, which the provider had begun to give if `answered`.
+    """
     own = _own_cause(error)
     if own is not None:
         return own
-    if isinstance(error, TimeoutError) or type(error).__name__ in ("Timeout", "APITimeoutError"):
-        return ProviderError("the provider did not answer in time", kind=ErrorKind.TIMEOUT)
     name = type(error).__name__
+    if isinstance(error, TimeoutError) or name in ("Timeout", "APITimeoutError"):
+        return ProviderError("the provider did not answer in time", kind=ErrorKind.TIMEOUT)
     status = getattr(error, "status_code", None)
-    status = status if isinstance(status, int) else 0
-    response = getattr(error, "response", None)
-    headers = {str(k).lower(): str(v) for k, v in dict(getattr(response, "headers", None) or {}).items()}
-    found = _from_object(_quoted(str(error)), status=status, code="", wait=wait_in_headers(headers))
-    kind = _KIND_BY_CLASS.get(name)
-    if kind is not None and (found.kind in _VAGUE or not status):
-        return _copy(found, kind)
-    if not status and kind is None:
-        return ProviderError(f"litellm cannot make sense of it: {found.message}", kind=ErrorKind.PROTOCOL)
-    return found
+    # litellm makes these two, with a status, of any exception at all.
+    told = isinstance(status, int) and status >= 400 and name not in ("APIConnectionError", "InternalServerError")
+    if not told:
+        said = f"litellm cannot read the answer: {type(error).__name__}" if answered else f"litellm failed: {error}"
+        kind = ErrorKind.PROTOCOL if answered else ErrorKind.INTERNAL
+        return ProviderError(said[:_MAX_MESSAGE], kind=kind, sent=answered)
+    found = _from_object(_quoted(str(error)), status=int(status or 0), code="", wait=None)
+    kind = _KIND_BY_CLASS.get(name, found.kind) if found.kind in _VAGUE else found.kind
+    return ProviderError(found.message, kind=kind, provider_status=status if answered else None, sent=answered)
 
 
 # litellm decides on these by words in the providers' messages; they are taken where its status alone says little.
 _KIND_BY_CLASS = {
     "ContextWindowExceededError": ErrorKind.CONTEXT_TOO_LONG,
     "ContentPolicyViolationError": ErrorKind.CONTENT_POLICY,
-    "UnsupportedParamsError": ErrorKind.BAD_REQUEST,
-    "APIConnectionError": ErrorKind.PROTOCOL,
-    "APIResponseValidationError": ErrorKind.PROTOCOL,
-    "JSONSchemaValidationError": ErrorKind.PROTOCOL,
 }
 
 
@@ -199,7 +198,3 @@ def _fits(vague: ErrorKind, found: ErrorKind) -> bool:
         return found in (ErrorKind.CONTENT_POLICY, ErrorKind.QUOTA_EXHAUSTED)
     return True
 
-
-def _copy(error: ProviderError, kind: ErrorKind) -> ProviderError:
-    status = error.provider_status
-    return ProviderError(error.message, kind=kind, provider_status=status, retry_after=error.retry_after)

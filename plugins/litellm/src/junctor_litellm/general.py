@@ -65,8 +65,9 @@ class General:
             await outgoing.aclose()
             raise
         except Exception as error:  # litellm's code
+            answered = bool(outgoing.opened)
             await outgoing.aclose()
-            raise from_exception(error) from error
+            raise from_exception(error, answered=answered) from error
         except BaseException:
             await outgoing.aclose()
             raise
@@ -119,6 +120,7 @@ class General:
             "timeout": target.timeouts.total,
             "max_retries": 0,
             "drop_params": drop,
+            "_skip_mcp_handler": True,  # it would connect to the servers that a client's tools name
         }
 
     def _supports(self, target: Target, kind: str) -> frozenset[str]:
@@ -202,18 +204,20 @@ async def _events(wrapper: Any, made: _Made, tap: _Tap, outgoing: Outgoing) -> A
         except GatewayError:
             raise
         except Exception as error:  # litellm's code
-            raise from_exception(error) from error
+            raise from_exception(error, answered=bool(outgoing.opened)) from error
         if chunk is None:
             break
         reason = _add(chunk, made) or reason
         if out := made.taken():
             yield out
         if wrapper.sent_last_chunk:  # beyond it litellm only counts and logs
+            await tap.drain()
             break
+    heard = outgoing.heard.reader
     # Where the provider gave no reason, litellm says "stop".
-    if not (tap.reasons or wrapper.received_finish_reason or wrapper.intermittent_finish_reason):
+    if not (heard.finish_reason if heard else tap.reasons or wrapper.received_finish_reason):
         raise ProviderError("the stream ended without a finish reason", kind=ErrorKind.PROTOCOL)
-    made.usage = tap.usage
+    made.usage = (heard and heard.usage) or tap.usage
     made.add({}, finish_reason=reason or tap.reasons.get(0) or "stop")
     for index in sorted(tap.reasons.keys() - {0}):
         made.add({}, index=index, finish_reason=tap.reasons[index])
@@ -272,6 +276,12 @@ class _Tap:
             choices = getattr(chunk, "choices", None) or ()
             self._note(getattr(chunk, "usage", None), {c.index or 0: c.finish_reason for c in choices})
         return chunk
+
+    async def drain(self) -> None:
+        """Take what comes after the last piece of the answer: the usage. The answer is whole, whatever happens now."""
+        with suppress(Exception):  # litellm's code
+            async for _ in self:
+                pass
 
     def _note(self, usage: Any, reasons: Mapping[int, Any]) -> None:
         self.usage = _usage(usage) or self.usage

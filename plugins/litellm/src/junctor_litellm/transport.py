@@ -1,7 +1,8 @@
 """The way of litellm's own HTTP clients to the network: over the gateway's client, within a call of this plugin only.
 
 So redirects are not followed, the target's time-outs hold, nothing is sent again, and a call that is given up closes
-its connections at once, whatever litellm and the SDKs beneath it do.
+its connections at once, whatever litellm and the SDKs beneath it do. What a provider says of its failure is read here,
+from its own bytes, before litellm makes one of its exceptions of it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from typing import TYPE_CHECKING
 
 import httpx
 from junctor import ErrorKind, ProviderError
+from junctor.wire import OpenAIReader
+
+from junctor_litellm.errors import from_status
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -19,7 +23,10 @@ if TYPE_CHECKING:
     from junctor import Timeouts
     from junctor.http import HTTPClient, HTTPResponse
 
-__all__ = ["Guard", "Outgoing"]
+__all__ = ["Guard", "Heard", "Outgoing"]
+
+_MAX_ERROR = 256 * 1024
+_MAX_BEGIN = 64 * 1024
 
 # The client's own to set, and hop by hop.
 _OURS = frozenset({"host", "content-length", "transfer-encoding", "connection", "upgrade", "accept-encoding"})
@@ -35,6 +42,7 @@ class Outgoing:
         self.http = http
         self.timeouts = timeouts
         self.opened: list[HTTPResponse] = []
+        self.heard = Heard()
 
     @contextmanager
     def let_through(self) -> Iterator[None]:
@@ -74,15 +82,45 @@ class Guard(httpx.AsyncBaseTransport):
             max_body=None,
         )
         outgoing.opened.append(answer)
-        return httpx.Response(answer.status, headers=list(answer.headers.items()), stream=_Body(answer))
+        if answer.status >= 300:
+            raise from_status(answer.status, answer.headers, await answer.read(_MAX_ERROR))
+        streamed = answer.headers.get("content-type", "").startswith("text/event-stream")
+        body = _Body(answer, outgoing.heard if streamed else None)
+        return httpx.Response(answer.status, headers=list(answer.headers.items()), stream=body)
+
+
+class Heard:
+    """What a stream in OpenAI's wire said itself, by its bytes: litellm makes up an end for one that has none.
+
+    `reader` is None for streams in other wires.
+    """
+
+    def __init__(self) -> None:
+        self.reader: OpenAIReader | None = None
+        self._begin: bytes | None = b""
+
+    def feed(self, piece: bytes) -> None:
+        """The next bytes; raises `ProviderError` for an event that is an error."""
+        if self.reader is not None:
+            self.reader.feed(piece)
+        elif self._begin is not None:
+            self._begin += piece
+            if b'"choices"' in self._begin:
+                self.reader = OpenAIReader()
+                self.reader.feed(self._begin)
+            if self.reader is not None or b"\n\n" in self._begin or len(self._begin) > _MAX_BEGIN:
+                self._begin = None
 
 
 class _Body(httpx.AsyncByteStream):
-    def __init__(self, answer: HTTPResponse) -> None:
+    def __init__(self, answer: HTTPResponse, heard: Heard | None) -> None:
         self._answer = answer
+        self._heard = heard
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         async for piece in self._answer:
+            if self._heard is not None:
+                self._heard.feed(piece)
             yield piece
 
     async def aclose(self) -> None:
