@@ -3,7 +3,6 @@
 import asyncio
 
 import pytest
-
 from junctor import DeadlineExceeded, ErrorKind, PluginSettings, ProviderError, Refused, Response, hookimpl
 from junctor.testing import FakeProvider, Recorder
 

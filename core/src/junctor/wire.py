@@ -28,7 +28,7 @@ class Reading(NamedTuple):
 
 
 class Wire(Protocol):
-    """One API's way to ask and to answer. A plugin contributes another by serving it with `junctor.server.endpoint`.
+    """One API's way to ask and to answer. A plugin contributes another by serving it with `junctor.server.Endpoint`.
 
     `parse` raises `BadRequest` naming the field. `read` raises `ProviderError` for what is no answer of this operation.
     `to_stream` and `to_whole` turn a complete answer into the other form; the events are without the end marker.
@@ -309,7 +309,9 @@ class OpenAIReader:
                 return b""
             self._keep(data[end:])
             data = data[:end]
-        if self.events and _INTERESTING.search(data) is None:
+        # Relayed unread, unless an event is cut short: what does not end as an object is parsed, and refused.
+        whole = data.count(b"}\n\n") == data.count(b"\n\n")
+        if self.events and whole and _INTERESTING.search(data) is None:
             self.events += data.count(b"data:")
             return data
         return b"".join([event for event in map(self._event, data[:-2].split(b"\n\n")) if event])
@@ -328,7 +330,7 @@ class OpenAIReader:
             self.done = True
             return b""
         self.events += 1
-        if self.events > 1 and _INTERESTING.search(payload) is None:
+        if self.events > 1 and payload.endswith(b"}") and _INTERESTING.search(payload) is None:
             return event + b"\n\n"
         try:
             data = jsons.loads(payload)
