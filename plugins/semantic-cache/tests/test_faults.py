@@ -1,9 +1,11 @@
 """Whatever breaks, the request is served, the bypass is said, and nobody waits long."""
 
+import json
 import time
 
 import pytest
-from junctor.errors import AssetError
+from junctor.errors import AssetError, ConfigError
+from junctor_semantic_cache.calibrate import _records, calibrate
 from junctor_semantic_cache.store import StoreError
 
 
@@ -81,3 +83,23 @@ async def test_answers_beyond_the_queue_are_dropped_and_counted(running):
         g.cache._answers.put_nowait((None, None, b"", {}))
         g.cache._queue(g.cache._answers, (None, None, b"", {}))
         assert g.cache.dropped >= 1
+
+
+def test_calibrating_refuses_a_file_that_is_no_record(tmp_path):
+    file = tmp_path / "records.jsonl"
+    file.write_text('{"request": {"model": "m", "messages": []}, "answer": "a"}\n{"nothing": 1}\n')
+    records = _records(file)
+    assert next(records)[0].model == "m"
+    with pytest.raises(ConfigError, match=r"records.jsonl:2"):
+        next(records)
+
+
+async def test_calibrating_learns_labels_from_recorded_traffic(running, tmp_path):
+    file = tmp_path / "records.jsonl"
+    texts = ["how do I fold a napkin", "please how do I fold a napkin", "how do I wash a napkin"]
+    rows = [
+        {"request": {"model": "test", "messages": [{"role": "user", "content": t}]}, "answer": t[-6:]} for t in texts
+    ]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    async with running(wait=False, settings={"mode": "off"}) as g:
+        assert await calibrate(g.cache, file) == {"test": 2}

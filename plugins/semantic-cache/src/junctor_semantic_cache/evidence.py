@@ -299,7 +299,7 @@ def veto(asked: Text, known: Text) -> str | None:
     """Name the difference that makes another answer certain, or None."""
     if asked.numbers and known.numbers and asked.numbers != known.numbers:
         return "numbers"
-    if asked.units and known.units and asked.units != known.units and asked.numbers:
+    if asked.units and known.units and asked.units != known.units and asked.numbers and known.numbers:
         return "units"
     if asked.exact and known.exact and asked.exact != known.exact:
         return "exact text"
