@@ -137,3 +137,14 @@ def test_a_reader_that_is_too_slow_loses_the_oldest_and_is_told():
         return watcher.missed, await watcher.queue.get()
 
     assert asyncio.run(look()) == (1, b"2")
+
+
+async def test_another_plugin_can_ask_for_costs_and_records(served):
+    async with served() as g:
+        await g.chat(headers={"x-request-id": "asked"})
+        await get(g, "/admin/exchanges", exchanges=1)
+        plugin = g.gateway.plugins.by_name["logging"]
+        (found,) = await plugin.find(5, {"id": "asked"})
+        costs = await plugin.costs(["model"], 0)
+    assert found["outcome"] == "answered"
+    assert costs["by"] == ["model"]

@@ -90,7 +90,7 @@ class Admin:
         return Response(answer, media_type="application/json")
 
     async def find(self, limit: int, where: Mapping[str, str], *, before: str = "") -> list[dict[str, Any]]:
-        """Records as plain values, the newest first: those in memory, and if they do not suffice those in the ledger."""
+        """Records as plain values, the newest first: those in memory, then those that only the ledger has."""
         found = {one.key: one.data for one in self._recent.find(limit, where, before=before)}
         if len(found) < limit and self._ledger is not None and set(where) <= set(_IN_LEDGER):
             with contextlib.suppress(GatewayError):  # a database that is down does not hide what is in memory
