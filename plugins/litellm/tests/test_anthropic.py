@@ -202,7 +202,11 @@ async def test_answers_plain_completions(served, says, sse):
 
 
 async def test_leaves_the_request_as_it_was_for_the_next_attempt(served, says):
-    messages = [{"role": "system", "content": "s"}, {"role": "developer", "content": "d"}, {"role": "user", "content": "u"}]
+    messages = [
+        {"role": "system", "content": "s"},
+        {"role": "developer", "content": "d"},
+        {"role": "user", "content": "u"},
+    ]
     async with served(TARGET, says(WHOLE)) as (gateway, _, recorder):
         await gateway.chat(messages=messages, tools=[WEATHER])
     assert recorder.last.request.body["messages"] == messages
@@ -210,7 +214,10 @@ async def test_leaves_the_request_as_it_was_for_the_next_attempt(served, says):
 
 
 async def test_gives_tools_their_own_names_back(served, says, sse):
-    tool = {"type": "function", "function": {"name": "files/read.v1", "parameters": {"type": "object", "properties": {}}}}
+    tool = {
+        "type": "function",
+        "function": {"name": "files/read.v1", "parameters": {"type": "object", "properties": {}}},
+    }
     use = {"type": "tool_use", "id": "toolu_1", "name": "files_read_v1", "input": {}}
     events = [START, begin(0, **use), over(0), end("tool_use"), STOP]
     whole = says({**WHOLE, "content": [use], "stop_reason": "tool_use"})

@@ -147,6 +147,15 @@ def test_finds_the_gateways_own_error_beneath_those_of_libraries():
         assert from_exception(error, answered=True) is own
 
 
+def test_quotes_no_traceback_and_no_class_of_litellms():
+    error = RuntimeError(
+        'litellm.BadRequestError: GroqException - tools: too many\nTraceback (most recent call last)\n  File "/x"'
+    )
+    error.status_code = 400
+    found = from_exception(error, answered=False)
+    assert (found.message, found.kind) == ("tools: too many", ErrorKind.BAD_REQUEST)
+
+
 def test_takes_what_it_does_not_know_for_a_breach_of_the_protocol():
     assert from_exception(KeyError("choices"), answered=True).kind is ErrorKind.PROTOCOL
 

@@ -116,7 +116,12 @@ async def test_answers_more_than_one_choice(served, says, sse):
     assert [choice["message"]["content"] for choice in whole["choices"]] == ["one", "two"]
     assert server.bodies[0]["generationConfig"]["candidate_count"] == 2
     parts = [event["choices"][0] for event in streamed.events[:-2]]
-    assert [(part["index"], part["finish_reason"]) for part in parts] == [(0, None), (1, None), (0, "stop"), (1, "length")]
+    assert [(part["index"], part["finish_reason"]) for part in parts] == [
+        (0, None),
+        (1, None),
+        (0, "stop"),
+        (1, "length"),
+    ]
     assert streamed.events[-2]["usage"]["prompt_tokens"] == 1200
 
 

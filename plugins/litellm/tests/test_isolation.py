@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -50,7 +51,9 @@ async def test_a_provider_gets_the_parameters_that_only_it_knows(served, says, t
 @pytest.mark.parametrize("target", [CLAUDE, GEMINI])
 async def test_a_parameter_of_a_providers_own_does_not_replace_what_was_translated(served, says, target):
     async with served(target, says(ANSWERS[target])) as (gateway, server, _):
-        await gateway.chat(contents=[{"role": "user", "parts": [{"text": "evil"}]}], messages=[{"role": "user", "content": "good"}])
+        await gateway.chat(
+            contents=[{"role": "user", "parts": [{"text": "evil"}]}], messages=[{"role": "user", "content": "good"}]
+        )
     assert "good" in json.dumps(server.bodies[0])
     assert target == CLAUDE or "evil" not in json.dumps(server.bodies[0])
 
@@ -66,10 +69,9 @@ async def test_a_parameter_that_cannot_be_honoured_is_refused_by_name(served, sa
     assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize("target", [CLAUDE, GROQ])
-async def test_a_parameter_that_cannot_be_honoured_is_left_out_if_the_file_says_so(served, says, target):
-    async with served(target, says(ANSWERS[target]), settings={"unsupported": "drop"}) as (gateway, server, _):
-        answer = await gateway.chat(logit_bias={"5": 1}, prediction={"type": "content", "content": "x"})
+async def test_a_parameter_that_cannot_be_honoured_is_left_out_if_the_file_says_so(served, says):
+    async with served(CLAUDE, says(ANSWERS[CLAUDE]), settings={"unsupported": "drop"}) as (gateway, server, _):
+        answer = await gateway.chat(logit_bias={"5": 1}, n=3)
     assert answer.status == 200
     assert "logit_bias" not in server.bodies[0]
 
@@ -156,12 +158,11 @@ async def test_nothing_of_litellm_reaches_the_network_outside_of_a_call(served, 
     assert len(server.requests) == 1
 
 
-async def test_an_answer_leaves_no_task_behind(served, says):
-    import asyncio
-
+async def test_answers_leave_no_tasks_behind(served, says):
     async with served(GROQ, says(ANSWERS[GROQ])) as (gateway, _, _):
-        await gateway.chat()
-        before = asyncio.all_tasks()
-        for _ in range(3):
+        counts = []
+        for _ in range(4):
             await gateway.chat()
-        assert asyncio.all_tasks() <= before
+            await asyncio.sleep(0.02)  # litellm starts one for its statistics, which has nothing to do
+            counts.append(len(asyncio.all_tasks()))
+    assert len(set(counts)) == 1

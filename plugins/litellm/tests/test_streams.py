@@ -16,11 +16,18 @@ END = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {
 def say(target, text):
     if target == CLAUDE:
         return {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text}}
-    return {"candidates": [{"content": {"parts": [{"text": text}]}, "index": 0}], "usageMetadata": {"promptTokenCount": 9}}
+    return {
+        "candidates": [{"content": {"parts": [{"text": text}]}, "index": 0}],
+        "usageMetadata": {"promptTokenCount": 9},
+    }
 
 
 def opening(target):
-    return [START, say(target, "one"), say(target, "two")] if target == CLAUDE else [say(target, "one"), say(target, "two")]
+    return (
+        [START, say(target, "one"), say(target, "two")]
+        if target == CLAUDE
+        else [say(target, "one"), say(target, "two")]
+    )
 
 
 def closing(target):

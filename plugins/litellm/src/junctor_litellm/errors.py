@@ -93,6 +93,8 @@ def from_exception(error: Exception, *, answered: bool) -> Exception:
     own = _own_cause(error)
     if own is not None:
         return own
+    beneath = getattr(error, "original_exception", None)  # litellm's MidStreamFallbackError
+    error = beneath if isinstance(beneath, Exception) else error
     name = type(error).__name__
     if isinstance(error, TimeoutError) or name in ("Timeout", "APITimeoutError"):
         return ProviderError("the provider did not answer in time", kind=ErrorKind.TIMEOUT)
@@ -100,10 +102,10 @@ def from_exception(error: Exception, *, answered: bool) -> Exception:
     # litellm makes these two, with a status, of any exception at all.
     told = isinstance(status, int) and status >= 400 and name not in ("APIConnectionError", "InternalServerError")
     if not told:
-        said = f"litellm cannot read the answer: {type(error).__name__}" if answered else f"litellm failed: {error}"
+        said = f"litellm cannot read the answer: {name}" if answered else f"litellm failed: {_words(error)}"
         kind = ErrorKind.PROTOCOL if answered else ErrorKind.INTERNAL
         return ProviderError(said[:_MAX_MESSAGE], kind=kind, sent=answered)
-    found = _from_object(_quoted(str(error)), status=int(status or 0), code="", wait=None)
+    found = _from_object(_quoted(_words(error)), status=int(status or 0), code="", wait=None)
     kind = _KIND_BY_CLASS.get(name, found.kind) if found.kind in _VAGUE else found.kind
     return ProviderError(found.message, kind=kind, provider_status=status if answered else None, sent=answered)
 
@@ -124,6 +126,11 @@ def _own_cause(error: BaseException | None) -> GatewayError | None:
     return None
 
 
+def _words(error: Exception) -> str:
+    """What an exception says, without the names of litellm's classes before it and the traceback that it quotes."""
+    return re.sub(r"^(litellm\.\w+: |\w+(Error|Exception)( -|:) )+", "", str(error).partition("\nTraceback")[0])
+
+
 def _quoted(text: str) -> object:
     """The provider's error object within the text of an exception of litellm's, or the text."""
     place = text.find("{")
@@ -135,7 +142,7 @@ def _quoted(text: str) -> object:
             place = text.find("{", place + 1)
             continue
         return found.get("error", found) if isinstance(found, dict) else text
-    return re.sub(r"^litellm\.\w+: ", "", text)
+    return text
 
 
 def _from_object(error: object, *, status: int, code: str, wait: float | None) -> ProviderError:
@@ -197,4 +204,3 @@ def _fits(vague: ErrorKind, found: ErrorKind) -> bool:
     if vague is ErrorKind.AUTHENTICATION:
         return found in (ErrorKind.CONTENT_POLICY, ErrorKind.QUOTA_EXHAUSTED)
     return True
-

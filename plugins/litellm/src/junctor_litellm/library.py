@@ -77,7 +77,12 @@ def _build(litellm: Any) -> None:
 
 
 def _silence() -> None:
-    """Its loggers write to stderr by handlers of their own, and may quote prompts and keys."""
+    """Its loggers write to stderr by handlers of their own, and may quote prompts and keys.
+
+    What it imports later, for one provider, makes pydantic warn of the ways in which litellm declares its types.
+    """
+    for message in (".*using the `ReadOnly` qualifier", "Pydantic serializer warnings"):
+        warnings.filterwarnings("ignore", message=message, category=UserWarning)
     for name in _LOGGERS:
         logger = logging.getLogger(name)
         logger.handlers.clear()
