@@ -69,6 +69,8 @@ class GatewayError(JunctorError):
     status_code = 500
     type = "api_error"
     code = "internal_error"
+    finish_reason = "error"
+    """What the last event of a stream says that this error ends."""
 
     def __init__(
         self,

@@ -145,7 +145,7 @@ class OpenAIWire:
             "object": "chat.completion.chunk",
             "created": int(time.time()),
             "model": "",
-            "choices": [{"index": 0, "delta": {}, "finish_reason": "error"}],
+            "choices": [{"index": 0, "delta": {}, "finish_reason": error.finish_reason}],
             "error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code},
         }
         return b"data: " + jsons.dumps(chunk) + b"\n\n"
