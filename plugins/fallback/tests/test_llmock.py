@@ -87,7 +87,7 @@ async def test_a_judge_of_clients_has_no_complaint_about_streams(world: Callable
         lambda: mock.rate_limit(times=1, retry_after=0.3),
         lambda: mock.disconnect(after_chunks=2),
         lambda: mock.truncate(after_chunks=2),
-        lambda: mock.corrupt(after_chunks=2),
+        lambda: mock.pace(40).corrupt(after_chunks=2),
         lambda: mock.stall(after_chunks=2, seconds=3),
         lambda: mock.slow_first_token(1.5),
     ]

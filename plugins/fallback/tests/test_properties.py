@@ -159,9 +159,12 @@ def test_a_circuit_never_has_more_probes_than_allowed_and_always_comes_back(hist
         assert len(circuit.probing) <= 2
         if what != "wait" and running:
             ending = running.pop(0)
-            {"good": lambda: circuit.succeeded(now, ending), "abandon": lambda: circuit.released(ending)}.get(
-                what, lambda: circuit.failed(now, ErrorKind.OVERLOADED, ending)
-            )()
+            if what == "good":
+                circuit.succeeded(now, ending)
+            elif what == "bad":
+                circuit.failed(now, ErrorKind.OVERLOADED, ending)
+            else:
+                circuit.released(ending)
     for attempt in running:
         circuit.released(attempt)
     assert circuit.ready(now + 20.001)
