@@ -23,13 +23,13 @@ def served(gateway):
     """`async with served("anthropic/claude-haiku-4-5", fault, …) as (gateway, server, recorder)`."""
 
     @asynccontextmanager
-    async def run(target, *script, settings=None, suffix="", **fields):
+    async def run(target, *script, settings=None, suffix="", others=(), **fields):
         async with FaultyServer(*script) as server:
             base = server.url.removesuffix("/v1") + suffix
             entry = {"target": target, "api_key": "provider-key", "base_url": base, "wire": "other", **fields}
             recorder = Recorder()
             models = [{"name": "test", "targets": [entry]}]
-            async with gateway((LiteLLM, settings or {}), recorder, models=models) as running:
+            async with gateway(*others, (LiteLLM, settings or {}), recorder, models=models) as running:
                 yield running, server, recorder
 
     return run

@@ -14,7 +14,8 @@ ELSEWHERE = "http://127.0.0.1:9/elsewhere"
 TAMPERING = {
     "api_base": ELSEWHERE, "base_url": ELSEWHERE, "api_key": "stolen", "custom_llm_provider": "openai",
     "mock_response": "mocked", "mock_timeout": True, "extra_headers": {"x-evil": "1"}, "headers": {"x-evil": "1"},
-    "extra_body": {"model": "evil"}, "fallbacks": ["openai/gpt-4o"], "num_retries": 5, "max_retries": 5, "timeout": 0.001,
+    "extra_body": {"model": "evil"}, "fallbacks": ["openai/gpt-4o"], "num_retries": 5, "max_retries": 5,
+    "timeout": 0.001,
     "model_list": [{"model_name": "x"}], "aws_bedrock_runtime_endpoint": ELSEWHERE, "aws_access_key_id": "stolen",
     "vertex_project": "evil", "vertex_credentials": "{}", "azure_ad_token": "stolen", "organization": "evil",
     "drop_params": True, "litellm_credential_name": "x", "cache": {"no-cache": True}, "caching": True,

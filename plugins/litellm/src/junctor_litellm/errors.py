@@ -87,8 +87,8 @@ def from_event(error: object) -> ProviderError:
 def from_exception(error: Exception, *, answered: bool) -> Exception:
     """What litellm, or what lies beneath it, has raised. A `GatewayError` of our own comes back as it went in.
 
-    A provider's refusal is such an error: `transport` has read it. What is left is litellm's judgement of a request that
-    it cannot translate, or of an answer, which the provider had begun to give if `answered`.
+    A provider's refusal is such an error: `transport` has read it. What is left is litellm's judgement of a request
+    that it cannot translate, or of an answer, which the provider had begun to give if `answered`.
     """
     own = _own_cause(error)
     if own is not None:
