@@ -17,7 +17,10 @@ class Who:
         headers = exchange.request.headers
         team = headers.get("x-team", "search")
         exchange.client = Client(
-            key_id=headers.get("x-key", f"key-{team}"), team=team, tier=headers.get("x-tier", ""), end_user=headers.get("x-user", "")
+            key_id=headers.get("x-key", f"key-{team}"),
+            team=team,
+            tier=headers.get("x-tier", ""),
+            end_user=headers.get("x-user", ""),
         )
 
 

@@ -157,7 +157,14 @@ async def test_a_full_queue_refuses_at_once(limited):
 
 async def test_the_ladder_warns_prefers_cheaper_and_caps(limited):
     recorder = Recorder()
-    limits = [{"name": "tpm", "tokens": 1000, "window": "minute", "at": {"10%": "warn", "20%": "prefer_cheaper", "30%": {"cap_max_tokens": 16}}}]
+    limits = [
+        {
+            "name": "tpm",
+            "tokens": 1000,
+            "window": "minute",
+            "at": {"10%": "warn", "20%": "prefer_cheaper", "30%": {"cap_max_tokens": 16}},
+        }
+    ]
     provider = FakeProvider()
     async with limited(provider, recorder, limits=limits) as g:
         answer = await g.chat(max_tokens=500)

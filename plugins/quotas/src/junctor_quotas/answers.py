@@ -53,7 +53,7 @@ def limit_headers(readings: Iterable[Reading], now: float, wire: str) -> dict[st
         left = (counts[2] - counts[0] - counts[1]) / max(1, counts[2])
         if group not in tightest or left < tightest[group][0]:
             tightest[group] = left, (claim, counts)
-    headers = {}
+    headers: dict[str, str] = {}
     for group, (_, (claim, (used, held, hard))) in tightest.items():
         remaining = max(0, hard - used - held)
         reset = seconds_to_reset(claim, now) if used + held else 0.0

@@ -7,12 +7,10 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from junctor import Usage
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from junctor import Exchange, Request
+    from junctor import Exchange, Request, Usage
 
 __all__ = ["Estimate", "Estimator"]
 

@@ -203,9 +203,13 @@ class Limits:
             if not all(values[name] in wanted or _tagged(name, target, wanted) for name, wanted in limit.match.items()):
                 continue
             if "tag" in limit.per:
-                for label in sorted(target.tags) if target is not None else ():
-                    if "tag" not in limit.match or label in limit.match["tag"]:
-                        claims.append(self.claim(limit, {**values, "tag": label}, tag, now))
+                labels = sorted(target.tags) if target is not None else []
+                wanted = limit.match.get("tag")
+                claims += [
+                    self.claim(limit, {**values, "tag": label}, tag, now)
+                    for label in labels
+                    if wanted is None or label in wanted
+                ]
             else:
                 claims.append(self.claim(limit, values, tag, now))
         return Claims(tag, claims)

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Self
 from junctor import Refused, TargetUnavailable, hookimpl
 
 from junctor_quotas.answers import Overrun, limit_headers, refusal, store_down, waited
+from junctor_quotas.commands import add_commands
 from junctor_quotas.estimate import Estimator
 from junctor_quotas.ladder import Ladder
 from junctor_quotas.limits import Claims, Limits, compile_limits
 from junctor_quotas.meter import Meter
 from junctor_quotas.queue import Full, Queues
-from junctor_quotas.commands import add_commands
 from junctor_quotas.reports import Reports
 from junctor_quotas.settings import QuotaSettings
 from junctor_quotas.settlement import Amounts, final_amounts
@@ -161,9 +161,7 @@ class Quotas:
 
     # ---- taking
 
-    async def _admit(
-        self, exchange: Exchange, booking: _Booking, claims: Claims, target: Target | None = None
-    ) -> None:
+    async def _admit(self, exchange: Exchange, booking: _Booking, claims: Claims, target: Target | None = None) -> None:
         """Reserve for the claims, in line if need be; raises `Refused`."""
         try:
             outcome, claims = await self._in_line(exchange, booking, claims, target)

@@ -11,7 +11,6 @@ from junctor.server import AdminRoute
 from junctor.state import StateUnavailable
 from starlette.responses import Response, StreamingResponse
 
-from junctor_quotas.limits import Claim
 from junctor_quotas.memory import ADJUST, INDEX, LIST, READ
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from starlette.routing import BaseRoute
 
     from junctor_quotas.answers import Reading
-    from junctor_quotas.limits import Limits
+    from junctor_quotas.limits import Claim, Limits
 
 __all__ = ["Book", "Reports"]
 
@@ -179,7 +178,7 @@ class Reports:
             name, scope = str(body["name"]), str(body.get("scope", "global"))
             limit, used = int(body.get("limit", -1)), int(body.get("used", -1))
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise BadRequest("write {\"name\": …, \"scope\": …, \"limit\": … or \"used\": …}") from None
+            raise BadRequest('write {"name": …, "scope": …, "limit": … or "used": …}') from None
         try:
             await self._book.adjust(name, scope, limit=limit, used=used)
         except KeyError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, Self
 
-
 from junctor import Duration, NanoDollars, PluginSettings, Section
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -33,22 +32,28 @@ class LimitSettings(Section):
     """One limit: how much, for whom each, in which time, and what happens on the way there."""
 
     name: Annotated[str, Field(pattern=r"^[\w.-]*$", description="In errors, headers and reports.")] = ""
-    per: Annotated[Many, Field(description="`global`, or any of: " + ", ".join(ATTRIBUTES) + ".")] = []
-    match: Annotated[dict[str, Many], Field(description="Only for these: `{team: search, model: [a, b]}`.")] = {}
+    per: Annotated[Many, Field(description="`global`, or any of: " + ", ".join(ATTRIBUTES) + ".")] = Field(
+        default_factory=list
+    )
+    match: Annotated[dict[str, Many], Field(description="Only for these: `{team: search, model: [a, b]}`.")] = Field(
+        default_factory=dict
+    )
     requests: Annotated[int | None, Field(ge=0)] = None
     tokens: Annotated[int | None, Field(ge=0, description="Input and output.")] = None
     input_tokens: Annotated[int | None, Field(ge=0)] = None
     output_tokens: Annotated[int | None, Field(ge=0)] = None
     cost: Annotated[NanoDollars | None, Field(description="Dollars.")] = None
     concurrency: Annotated[int | None, Field(ge=1, description="Requests at the same time; more of them queue.")] = None
-    window: Annotated[str, Field(description="`10s`, `minute`, `hour`: sliding. `day`, `week`, `month`: calendar.")] = ""
+    window: Annotated[str, Field(description="`10s`, `minute`, `hour`: sliding. `day`, `week`, `month`: calendar.")] = (
+        ""
+    )
     timezone: Annotated[str, Field(description="Where a day begins.")] = "UTC"
     soft: Annotated[str | float | None, Field(description="A share (`80%`) or a value in the limit's unit.")] = None
     on_soft: Annotated[Any, Field(description="What happens from `soft` on; as in `at`.")] = "warn"
     at: Annotated[
         dict[str, Any],
         Field(description="`{70%: warn, 85%: prefer_cheaper, 95%: {cap_max_tokens: 256}, 97%: queue, 100%: refuse}`."),
-    ] = {}
+    ] = Field(default_factory=dict)
     exactness: Annotated[
         Literal["exact", "leased"], Field(description="`leased`: workers take slices, most requests ask nobody.")
     ] = "exact"
@@ -135,13 +140,17 @@ def _rung(share: float, action: Any) -> Rung:
 class QueueSettings(Section):
     """Requests that wait for a place under a concurrency limit, or behind a `queue` rung."""
 
-    max_length: Annotated[int, Field(ge=0, description="Waiting requests for each limit and scope; 0: nobody waits.")] = 100
+    max_length: Annotated[
+        int, Field(ge=0, description="Waiting requests for each limit and scope; 0: nobody waits.")
+    ] = 100
     max_wait: Annotated[Duration, Field(description="Longest wait.")] = 30.0
     tiers: Annotated[
         list[str] | dict[str, float],
         Field(description="A list: the first goes first, always. A mapping: weights, `{gold: 4, free: 1}`."),
-    ] = {}
-    weights: Annotated[dict[str, float], Field(description="A team's share of the places, 1 if not named.")] = {}
+    ] = Field(default_factory=dict)
+    weights: Annotated[dict[str, float], Field(description="A team's share of the places, 1 if not named.")] = Field(
+        default_factory=dict
+    )
 
     @field_validator("tiers", "weights")
     @classmethod
@@ -154,7 +163,9 @@ class QueueSettings(Section):
 class QuotaSettings(PluginSettings):
     """Limits, the queue, and how long what is reserved is kept for a worker that does not answer."""
 
-    limits: Annotated[list[LimitSettings], Field(description="All that apply must have room.")] = []
+    limits: Annotated[list[LimitSettings], Field(description="All that apply must have room.")] = Field(
+        default_factory=list
+    )
     queue: QueueSettings = QueueSettings()
     lease: Annotated[Duration, Field(ge=0.5, description="A dead worker's reservations return after this.")] = 30.0
     replicas: Annotated[int, Field(ge=1, description="Gateways that share the limits, for `local` shares.")] = 1
@@ -177,5 +188,3 @@ def limit_names(limit: LimitSettings) -> list[str]:
     if limit.name and len(dimensions) == 1:
         return [base]
     return [f"{base}-{dimension}" if dimension != base.rsplit("-", 1)[-1] else base for dimension in dimensions]
-
-

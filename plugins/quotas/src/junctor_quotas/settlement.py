@@ -108,5 +108,3 @@ def _cost(attempt: Attempt, usage: Usage, price: Price | None) -> int:
         return attempt.cost.total
     own = attempt.target.price or price
     return own.of(usage).total if own is not None else 0
-
-

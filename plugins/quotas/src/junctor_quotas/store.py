@@ -288,9 +288,7 @@ class Store:
                 arguments: list[Any] = [epoch]
                 for used, _, claim in batch:
                     arguments += (used, *claim.settle)
-                await self._state.run(
-                    RESTORE, [*claims.keys[:4], *(claim.key for _, _, claim in batch)], arguments
-                )
+                await self._state.run(RESTORE, [*claims.keys[:4], *(claim.key for _, _, claim in batch)], arguments)
             partition.epoch = epoch
             running = [lease for lease in self._leases.values() if lease.claims.tag == claims.tag and not lease.local]
             for start in range(0, len(running), _BATCH):
