@@ -86,6 +86,15 @@ async def test_a_connection_that_breaks_after_the_end_marker_spoils_nothing() ->
     assert stream.exhausted
 
 
+async def test_an_event_that_is_cut_short_is_not_relayed() -> None:
+    async def source() -> AsyncIterator[bytes]:
+        yield event("one ")
+        yield event("two ") + b'data: {"choices":[{"delta":{"content":"thr\n\n'
+
+    with pytest.raises(ProviderError, match="not JSON"):
+        [piece async for piece in Stream(source(), OpenAIReader())]
+
+
 async def test_what_reads_ahead_sees_the_providers_bytes() -> None:
     seen: list[bytes] = []
 

@@ -40,6 +40,7 @@ def targets(mock: Any, number: int = 1) -> list[dict[str, Any]]:
     ]
 
 
+# A stream must be long enough that llmock is still sending when the gateway hangs up: it cannot tell otherwise.
 async def patient(w: Any, text: str, **fields: Any) -> Any:
     """An application: it asks again when it is told of an error in the middle of a stream."""
     for _ in range(3):
@@ -87,7 +88,7 @@ async def test_a_judge_of_clients_has_no_complaint_about_streams(world: Callable
         lambda: mock.rate_limit(times=1, retry_after=0.3),
         lambda: mock.disconnect(after_chunks=2),
         lambda: mock.truncate(after_chunks=2),
-        lambda: mock.pace(40).corrupt(after_chunks=2),
+        lambda: mock.pace(40).reply("word " * 60).corrupt(after_chunks=2),
         lambda: mock.stall(after_chunks=2, seconds=3),
         lambda: mock.slow_first_token(1.5),
     ]
