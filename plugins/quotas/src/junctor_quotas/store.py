@@ -230,7 +230,8 @@ class Store:
             seconds = -1.0 if wait == -1 else None if wait < 0 else wait / 1000
             return Outcome(_triples(answer, 5), now, refused=answer[3] - 1, wait=seconds)
         counts = _triples(answer, 3)
-        self._remember(lease.claims, counts, now)
+        if not lease.local:
+            self._remember(lease.claims, counts, now)
         return Outcome(counts, now, lease)
 
     # ---- a store that was away, or that forgot
