@@ -9,7 +9,7 @@ import signal
 from contextlib import contextmanager
 
 import pytest
-from junctor.testing import FakeProvider, process, free_port, require, wait_for_port
+from junctor.testing import FakeProvider, free_port, process, require, wait_for_port
 
 
 @pytest.fixture
