@@ -65,5 +65,5 @@ def render(series: Series, accept: str) -> tuple[bytes, str]:
     """The exposition, and its content type: OpenMetrics for whoever accepts it."""
     encode, content_type = choose_encoder(accept)
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Figures(series))  # type: ignore[arg-type]
+    registry.register(_Figures(series))
     return encode(registry), content_type

@@ -19,7 +19,9 @@ def read(gateway: Gateway, registry: Registry) -> None:
     """Bring the figures that others keep up to date."""
     registry.set("junctor_requests_in_flight", {(): gateway.pipeline.running})
     registry.set("junctor_workers", {(): 1})
-    failures = {(plugin, hook): float(count) for (plugin, hook), count in gateway.plugins.failures.items()}
+    failures: dict[tuple[str, ...], float] = {
+        (plugin, hook): float(count) for (plugin, hook), count in gateway.plugins.failures.items()
+    }
     registry.set("junctor_plugin_failures_total", failures)
     _targets(gateway, registry)
     _sinks(_asked(gateway, "logging", "stats"), registry)
@@ -67,7 +69,10 @@ def _quotas(snapshot: Any, registry: Registry) -> None:
     """`{"queue": {"length": …}, "scopes": [{"limit": …, "scope": …, "share": …}]}`, as far as it is there."""
     if not isinstance(snapshot, dict):
         return
-    shares = {(str(s["limit"]), str(s["scope"])): float(s["share"]) for s in snapshot.get("scopes", ()) if "share" in s}
+    shares: dict[tuple[str, ...], float] = {}
+    for scope in snapshot.get("scopes", ()):
+        if "share" in scope:
+            shares[str(scope["limit"]), str(scope["scope"])] = float(scope["share"])
     registry.set("junctor_quota_used_ratio", shares)
     queue = snapshot.get("queue")
     if isinstance(queue, dict) and "length" in queue:

@@ -1,0 +1,119 @@
+"""Several workers: whichever is asked gives the sum of all, and it never goes down."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from junctor.services import free_port
+from junctor_metrics.counts import Registry
+from junctor_metrics.share import Share, folder_of
+
+
+def registry(**counts):
+    made = Registry(max_values=10, max_series=10, known={})
+    for name, value in counts.items():
+        metric = f"junctor_{name}"
+        made[metric][("a",) * len(made[metric].metric.labels)][0] += value
+    return made
+
+
+@pytest.fixture
+def server(tmp_path, redis_url, prefix):
+    """A real gateway with two workers; the port, and its log."""
+    tree = {
+        "server": {"port": free_port(), "workers": 2},
+        "state": {"url": redis_url, "prefix": prefix},
+        "models": [{"name": "test", "targets": [{"target": "openai/m", "base_url": "http://127.0.0.1:9/v1"}]}],
+        "plugins": [{"metrics": {"interval": "100ms", "directory": str(tmp_path)}}, "relay"],
+    }
+    (tmp_path / "config.json").write_text(json.dumps(tree))
+    log = tmp_path / "log"
+    with log.open("w") as out:
+        command = [sys.executable, "-m", "junctor", "serve", "-c", str(tmp_path / "config.json")]
+        process = subprocess.Popen(command, stderr=out)
+        try:
+            wait(lambda: log.read_text().count("ready on") >= 2, 30)
+            yield f"http://127.0.0.1:{tree['server']['port']}", log
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(15)
+
+
+def wait(condition, seconds):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def get(url):
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return answer.read().decode()
+
+
+def listed(base):
+    """How many lists of models were counted, and the workers in the sum."""
+    text = get(f"{base}/metrics")
+    found = re.search(r'requests_total\{.*operation="models".*\} (\S+)', text)
+    return float(found[1]) if found else 0.0, float(re.search(r"junctor_workers (\S+)", text)[1])
+
+
+def test_a_scrape_of_any_worker_gives_the_sum_and_a_crash_loses_nothing(server, tmp_path):
+    base, log = server
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(get, [f"{base}/v1/models"] * 60))
+    wait(lambda: listed(base) == (60, 2), 5)
+    assert {listed(base) for _ in range(20)} == {(60.0, 2.0)}
+    files = [path for path in tmp_path.rglob("*.json") if path.parent != tmp_path and "-" in path.name]
+    shares = [json.loads(path.read_text()).get("junctor_requests_total") for path in files]
+    assert len([share for share in shares if share]) == 2, "both workers had a part"
+    os.kill(int(files[0].name.split("-")[0]), signal.SIGKILL)
+    wait(lambda: log.read_text().count("ready on") >= 3, 30)
+    get(f"{base}/v1/models")
+    wait(lambda: listed(base) == (61, 2), 5)
+
+
+def test_counters_of_workers_that_ended_stay_and_their_gauges_go(tmp_path):
+    folder = tmp_path / "shared"
+    share = Share(folder)
+    share.open()
+    dead = registry(hedges_total=5, queue_length=7)
+    (folder / "999999999-1.json").write_bytes(dead.snapshot())
+    assert [alive for alive, _ in share.others()] == [False]
+    Share(folder).open()
+    assert sorted(path.name for path in folder.glob("*.json")) == ["ended.json"]
+    ((alive, series),) = share.others()
+    assert not alive
+    assert series["junctor_hedges_total"]["a",] == [5]
+    assert "junctor_queue_length" not in series
+
+
+def test_what_a_server_left_behind_is_removed_by_the_next_one(tmp_path):
+    left = tmp_path / f"junctor-metrics-{os.getuid()}-999999999-1"
+    left.mkdir()
+    (left / "1-1.json").write_text("{}")
+    Share(folder_of(tmp_path, os.getpid())).open()
+    assert not left.exists()
+
+
+def test_a_folder_that_belongs_to_somebody_else_is_not_used(tmp_path, caplog):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "shared").symlink_to(tmp_path / "real")
+    Share(tmp_path / "shared").open()
+    assert "belongs to somebody else" in caplog.text
+
+
+def test_a_folder_that_cannot_be_written_is_told_once_and_hurts_nobody(tmp_path, caplog):
+    share = Share(tmp_path / "not" / "there")
+    share.open()
+    for number in range(3):
+        share.write(b"%d" % number)
+    assert share.others() == []
+    assert caplog.text.count("cannot share their metrics") == 1
