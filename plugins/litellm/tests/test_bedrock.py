@@ -76,9 +76,8 @@ async def test_signs_with_the_keys_of_the_file_and_no_others(served, says):
     assert answer.text == "Hello"
     asked = server.requests[0]
     assert asked.path.endswith("/converse")
-    assert re.match(
-        r"AWS4-HMAC-SHA256 Credential=AKIAEXAMPLE/\d{8}/eu-central-1/bedrock/", asked.headers["authorization"]
-    )
+    signature = asked.headers["authorization"]
+    assert re.match(r"AWS4-HMAC-SHA256 Credential=AKIAEXAMPLE/\d{8}/eu-central-1/bedrock/", signature)
     assert "EVIL" not in json.dumps(asked.body)
 
 

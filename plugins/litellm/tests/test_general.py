@@ -55,6 +55,12 @@ async def test_answers_whole_and_streamed(served, says, target):
     assert [(u.input_tokens, u.output_tokens, u.cache_read_tokens) for u in usages] == [(100, 20, 60)] * 2
 
 
+async def test_lets_a_model_repeat_itself(served):
+    same = [chunk({"content": "again "})] * 150
+    async with served(MISTRAL, stream_of(*same, chunk({}, "stop"), last(), DONE), suffix="/v1") as (gateway, _, _):
+        assert (await gateway.chat(stream=True)).text == "again " * 150
+
+
 async def test_costs_what_the_provider_counted(served, says):
     price = {"input": 1, "output": 4, "cache_read": 0.5}
     async with served(MISTRAL, says(completion()), suffix="/v1", price=price) as (gateway, _, recorder):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +106,7 @@ def _switch_off(litellm: Any) -> None:
     litellm.modify_params = False
     litellm.turn_off_message_logging = True
     litellm.disable_streaming_logging = True
+    litellm.REPEATED_STREAMING_CHUNK_LIMIT = sys.maxsize  # a model may say the same word a hundred times
     litellm.disable_end_user_cost_tracking = True
     for callbacks in ("callbacks", "success_callback", "failure_callback", "input_callback"):
         setattr(litellm, callbacks, [])

@@ -77,6 +77,7 @@ class Unheard:
 
     def __init__(self) -> None:
         self.optional_params: dict[str, Any] = {}
+        self.litellm_params: dict[str, Any] = {}
         self.model_call_details: dict[str, Any] = {}
 
     def post_call(self, *args: Any, **kwargs: Any) -> None:
