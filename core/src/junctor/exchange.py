@@ -249,8 +249,9 @@ class Exchange:
     client with the answer, `provider_headers` to the provider with the call that begins next (those of a trace, say).
     `on_attempt` is called with each attempt as it begins, `on_answer` with the answer that it will be, whole or with
     its first chunk there, before the client gets any of it; they must not raise. `timings` are seconds by (plugin,
-    hook). `deadline` is a `time.monotonic()` value. `purpose` is empty for a client's request; the gateway's own (`judge`,
-    `embedding`, `moderation`) name it and their `parent`, and are let pass by auth, quotas, content policy and caches.
+    hook). `deadline` is a `time.monotonic()` value. `purpose` is empty for a client's request; the gateway's own
+    (`judge`, `embedding`, `moderation`) name it and their `parent`, and are let pass by auth, quotas, content policy
+    and caches.
     """
 
     id: str
