@@ -3,7 +3,7 @@
 Why not redis-py here: a limit, a circuit or a cached key costs a call of the store per request, and redis-py spends
 about 70 µs of CPU on each (a connection from the pool, a parser, callbacks). One connection, hiredis for both
 directions and one timer for all calls need about 4 µs when many requests are in flight, and 40 µs when there is only
-one (`plugins/quotas/benchmarks/hot_path.py` measures whole requests). redis-py's cluster client also opens a connection for each
+one (see `plugins/quotas/benchmarks/hot_path.py`). redis-py's cluster client also opens a connection for each
 call in flight, and sends a command again after a lost connection whether or not it was executed; here nothing is ever
 sent twice, because it would be counted twice.
 """
