@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -47,6 +48,8 @@ async def patient(w: Any, text: str, **fields: Any) -> Any:
         got = await w.chat(text, stream=True, **fields)
         if b'"error"' not in got.body:
             return got
+        # llmock takes a request for a retry only if it has seen the one before end.
+        await asyncio.sleep(0.3)
     return got
 
 
