@@ -115,7 +115,8 @@ def litellm(folder: Path) -> Candidate:
         binary = str(Path(python).parent / "litellm")
         return [binary, "--config", str(folder / "litellm.yaml"), "--port", str(port), "--host", "127.0.0.1"]
 
-    environ = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_TELEMETRY": "False", "NO_DOCS": "True"}
+    environ = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "NO_DOCS": "True"}
+    environ["LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY"] = "true"  # as open as the others here are
     return Candidate("LiteLLM proxy", command, environ=environ)
 
 
