@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Flight", "Seat"]
 
-# How long the provider is kept waiting for a client that has fallen behind by the whole buffer; seconds.
-_PATIENCE = 5.0
-
 
 class Seat:
     """One reader's place in the events. `leave` it once or more often; the leader goes on while one is taken."""
@@ -49,11 +46,13 @@ class Seat:
 class Flight:
     """The answer to one key. `limit` is in bytes: how far a reader may fall behind, and what a newcomer can be given.
 
+    `patience` is in seconds: how long the others are kept waiting for a follower that has fallen behind that far.
+
     `begun` is set when it is known what becomes of it: `response` (whole or streamed), `entry` (another replica had
     it), or `failed`. `clients` counts those who wait or waited for it, the leader included, until it was complete.
     """
 
-    def __init__(self, leader: Exchange, *, limit: int) -> None:
+    def __init__(self, leader: Exchange, *, limit: int, patience: float = 5.0) -> None:
         self.leader = leader
         self.begun = asyncio.Event()
         self.response: Response | None = None
@@ -63,6 +62,7 @@ class Flight:
         self.clients = 1
         self.seats: set[Seat] = set()
         self._limit = limit
+        self._patience = patience
         self._chunks: list[bytes] = []
         self._dropped = 0
         self._size = 0
@@ -241,7 +241,7 @@ class Flight:
             self._trim()
             slowest = min((seat.position for seat in self.seats), default=0)
             try:
-                async with asyncio.timeout(_PATIENCE):
+                async with asyncio.timeout(self._patience):
                     while self._size > self._limit and slowest == min((s.position for s in self.seats), default=-1):
                         await self._news.wait()
             except TimeoutError:

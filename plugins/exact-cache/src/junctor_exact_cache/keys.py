@@ -105,13 +105,18 @@ class Keys:
         return found
 
     def _own_scope(self, exchange: Exchange, tenant: str | None) -> list[Any]:
-        """A client that brings its provider key shares with nobody who does not send the same credentials."""
-        credentials = [
-            [name, value] for name, value in sorted(exchange.request.headers.items()) if _is_credential(name)
-        ]
-        keys = sorted({target.api_key or "" for target in exchange.targets})
-        digest = blake2b(canonical([credentials, keys]), digest_size=16, key=self._secret).hexdigest()
-        return ["byok", *scope_of(exchange.client, "key"), digest, "tenant", tenant]
+        """A client that brings its provider key shares with nobody who does not bring the same one."""
+        brought = exchange.provider_keys
+        if brought is not None and brought.keys:
+            kind, credentials = self._kind, sorted(map(list, brought.keys.items()))
+        else:  # brought in some other way: everything that looks like one counts
+            kind = "key"
+            credentials = sorted(
+                [name, text] for name, text in exchange.request.headers.items() if _is_credential(name)
+            )
+            credentials += [["", target.api_key or ""] for target in exchange.targets]
+        digest = blake2b(canonical(credentials), digest_size=16, key=self._secret).hexdigest()
+        return ["byok", *scope_of(exchange.client, kind), digest, "tenant", tenant]
 
     def _scope_digest(self, scope: list[Any]) -> tuple[str, str]:
         text = canonical(scope)

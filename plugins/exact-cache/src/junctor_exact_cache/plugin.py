@@ -65,7 +65,8 @@ class ExactCache:
         self._gateway = gateway
         self._keys = Keys(settings)
         self.store = open_store(settings.store)
-        self._guard = Guard(settings.store.timeout)
+        # A store that cannot be written to (a locked file, a full Redis) may still be read.
+        self._guard, self._write_guard = Guard(settings.store.timeout), Guard(settings.store.timeout)
         self._flights: dict[str, Flight] = {}
         self._limit = max(settings.flight_buffer, settings.max_entry) if settings.one_flight else settings.max_entry
         across = settings.one_flight and self.store.shared and gateway.state.shared
@@ -198,7 +199,7 @@ class ExactCache:
 
     def _fly(self, exchange: Exchange, ticket: _Ticket) -> Flight:
         """Have this exchange's own answer recorded."""
-        flight = ticket.flight = Flight(exchange, limit=self._limit)
+        flight = ticket.flight = Flight(exchange, limit=self._limit, patience=self._settings.flight_patience)
         exchange.on_answer.append(flight.begin)
         return flight
 
@@ -305,10 +306,12 @@ class ExactCache:
         first = exchange.targets[0].name if exchange.targets else ""
         if self._settings.targets == "first" and entry.target != first:
             return False  # a fallback answered in its place
+        if self._write_guard.resting:
+            return False
         if any(when > exchange.started_at and which.fits(entry) for when, which in self._purges):
             return False  # asked before the purge that is to forget such answers
         try:
-            await self._guard(self.store.put(entry))
+            await self._write_guard(self.store.put(entry))
         except StoreError as error:
             _log.debug("an answer was not kept: %s", error)
             return False
@@ -336,7 +339,9 @@ class ExactCache:
         held = await self.store.stats()
         names = ("hit", "miss", "bypass", "joined", "stored", "saved")
         counts = {name: self.counts[name] for name in names}
-        faults = {"store_failures": self._guard.failures, "store_resting": self._guard.resting}
+        guards = (self._guard, self._write_guard)
+        faults: dict[str, Any] = {"store_failures": sum(guard.failures for guard in guards)}
+        faults["store_resting"] = any(guard.resting for guard in guards)
         return {"store": type(self.store).__name__, **held._asdict(), **counts, **faults, "flights": len(self._flights)}
 
     @hookimpl

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["RedisStore"]
 
 _BATCH = 1000
+_CONNECTIONS = 32
 
 
 class RedisStore:
@@ -34,9 +35,15 @@ class RedisStore:
     def __init__(self, url: str, *, prefix: str, timeout: float) -> None:
         self._prefix = prefix
         # No retries of its own: they would outlast the limit in time that the request has for its cache.
-        self._client: Any = redis.Redis.from_url(
-            url, socket_connect_timeout=max(timeout, 0.5), retry=Retry(NoBackoff(), 0), health_check_interval=30
+        self._pool: Any = redis.BlockingConnectionPool.from_url(
+            url,
+            max_connections=_CONNECTIONS,
+            timeout=timeout,
+            socket_connect_timeout=max(timeout, 0.5),
+            retry=Retry(NoBackoff(), 0),
+            health_check_interval=30,
         )
+        self._client: Any = redis.Redis(connection_pool=self._pool)
 
     async def open(self) -> None:
         """Connects with the first call."""
@@ -95,6 +102,7 @@ class RedisStore:
 
     async def aclose(self) -> None:
         await self._client.aclose()
+        await self._pool.aclose()
 
 
 async def _one(batch: list[bytes]) -> AsyncIterator[list[bytes]]:

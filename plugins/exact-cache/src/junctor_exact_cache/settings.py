@@ -102,6 +102,9 @@ class ExactCacheSettings(PluginSettings):
     flight_buffer: Annotated[ByteSize, Field(ge=_KIB, description="How far a client may lag behind its stream.")] = (
         ByteSize(4 * _MIB)
     )
+    flight_patience: Annotated[
+        Duration, Field(gt=0, description="How long one that lags further holds up the others before it is cut off.")
+    ] = 5.0
     flight_cost: Annotated[
         Literal["leader", "split"], Field(description="Who is charged, in the log, when several wait for one answer.")
     ] = "leader"

@@ -78,7 +78,7 @@ class _Worker:
             if self._connection is None:
                 self._connection = self._open()
             return function(self._connection, *arguments)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise StoreError(f"SQLite failed: {error}") from error
 
     def _open(self) -> sqlite3.Connection:
