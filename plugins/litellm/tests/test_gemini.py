@@ -166,10 +166,11 @@ async def test_says_that_a_prompt_was_blocked(served, says, sse):
 
 async def test_answers_embeddings(served, says):
     answer = {"embeddings": [{"values": [0.25, -0.5]}, {"values": [1.0, 2.0]}]}
-    async with served("gemini/gemini-embedding-001", says(answer), suffix="/v1beta") as (gateway, server, _):
+    async with served("gemini/gemini-embedding-001", says(answer), suffix="/v1beta") as (gateway, server, recorder):
         body = {"model": "test", "input": ["one", "two"]}
         floats = await gateway.request("POST", "/v1/embeddings", body)
         packed = await gateway.request("POST", "/v1/embeddings", {**body, "encoding_format": "base64"})
     assert [item["embedding"] for item in floats.json()["data"]] == [[0.25, -0.5], [1.0, 2.0]]
     assert packed.json()["data"][0]["embedding"] == "AACAPgAAAL8="
+    assert recorder.last.attempts[0].usage.estimated
     assert server.requests[0].headers["x-goog-api-key"] == "provider-key"

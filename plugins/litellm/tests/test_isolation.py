@@ -8,6 +8,8 @@ import subprocess
 import sys
 
 import pytest
+from junctor.plugins import installed
+from junctor.testing import require
 
 CLAUDE, GEMINI, GROQ = "anthropic/claude-haiku-4-5", "gemini/gemini-2.5-flash", "groq/llama-3.3-70b-versatile"
 ELSEWHERE = "http://127.0.0.1:9/elsewhere"
@@ -138,6 +140,27 @@ async def main():
 
 asyncio.run(main())
 """
+
+
+NOT_NEEDED = """
+import asyncio, sys
+from junctor.config import parse
+from junctor.gateway import Gateway
+
+async def main():
+    targets = "[{target: openai/m, api_key: k}, {target: mine/m, base_url: 'http://127.0.0.1:1/v1'}]"
+    async with Gateway(parse("{models: [{name: m, targets: %s}], plugins: [relay, litellm]}" % targets)):
+        await asyncio.sleep(0.2)
+    print("litellm" in sys.modules)
+
+asyncio.run(main())
+"""
+
+
+def test_litellm_is_not_imported_for_targets_that_another_plugin_takes():
+    require("relay" in installed(), "the plugin `relay` is not installed")
+    done = subprocess.run([sys.executable, "-c", NOT_NEEDED], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout.strip(), done.stderr) == ("False", "")
 
 
 def test_the_import_is_silent_reaches_no_network_and_lets_the_event_loop_run():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Self
 
@@ -27,8 +26,8 @@ __all__ = ["TRANSFORMED", "LiteLLM"]
 TRANSFORMED = (Anthropic, Gemini)
 """The dialects: providers whose chat completions go over the gateway's own HTTP client."""
 
-# What litellm reads from the environment where a target has no key.
-_KEYS = {"anthropic": ("ANTHROPIC_API_KEY",), "gemini": ("GEMINI_API_KEY", "GOOGLE_API_KEY")}
+# They cannot be called without; the environment is read where the file says so, and nowhere else.
+_KEYS = {"anthropic": "ANTHROPIC_API_KEY", "gemini": "GEMINI_API_KEY"}
 _NEEDS = {"bedrock": "botocore", "sagemaker": "botocore", "sagemaker_chat": "botocore", "vertex_ai": "google.auth"}
 _OPERATIONS = frozenset({"chat", "completions", "embeddings"})
 
@@ -82,10 +81,10 @@ class LiteLLM:
         if module is not None and not _installed(module):
             extra = "bedrock" if module == "botocore" else "vertex"
             yield f"provider '{provider}' needs {module}: `pip install 'junctor-litellm[{extra}]'`"
-        names = _KEYS.get(provider, ())
+        name = _KEYS.get(provider)
         for target in targets:
-            if names and not (target.api_key or target.base_url or any(os.environ.get(name) for name in names)):
-                yield f"target '{target}': has no api_key; add `api_key: ${{{names[0]}}}`"
+            if name and not (target.api_key or target.base_url):
+                yield f"target '{target}': has no api_key; add `api_key: ${{{name}}}`"
 
     @hookimpl
     async def call(self, exchange: Exchange, target: Target) -> Response | None:
