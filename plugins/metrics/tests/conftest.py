@@ -2,6 +2,7 @@
 
 import pytest
 from junctor_metrics import Metrics
+from junctor_metrics.catalogue import METRICS
 from prometheus_client.parser import text_string_to_metric_families
 
 PRICED = {"input": 1, "output": 2}
@@ -11,14 +12,18 @@ MODELS = [
 ]
 
 
+LABELS = {sample: metric.labels for metric in METRICS for sample in metric.samples}
+
+
 class Shown(dict):
-    """(Sample's name, labels in their order) → value."""
+    """(Sample's name, labels in the catalogue's order) → value; of a histogram without the buckets."""
 
     def __init__(self, text):
         super().__init__()
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
-                self[sample.name, *sample.labels.values()] = sample.value
+                if "le" not in sample.labels and sample.name in LABELS:
+                    self[sample.name, *(sample.labels[label] for label in LABELS[sample.name])] = sample.value
 
 
 @pytest.fixture

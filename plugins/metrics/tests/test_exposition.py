@@ -73,9 +73,9 @@ async def test_a_port_of_its_own_serves_nothing_else(metered, shown):
     async with metered(FakeProvider(), settings={"port": 0}) as g, HTTPClient() as http:
         await g.chat()
         port = g.gateway.plugins.by_name["metrics"].port
-        answer = await http.request("GET", f"http://127.0.0.1:{port}/metrics")
+        answer = await http.request("GET", f"http://127.0.0.1:{port}/metrics", max_body=None)
         figures = shown((await answer.read()).decode())
-        other = await http.request("GET", f"http://127.0.0.1:{port}/v1/models")
+        other = await http.request("GET", f"http://127.0.0.1:{port}/v1/models", max_body=None)
         assert (await g.request("GET", "/metrics")).status == other.status == 404
     assert figures["junctor_requests_total", "test", "chat", "", "", "answered"] == 1
 
@@ -83,8 +83,8 @@ async def test_a_port_of_its_own_serves_nothing_else(metered, shown):
 async def test_a_port_of_its_own_can_be_guarded_too(gateway):
     async with gateway(config=configured({"port": 0, "admin": True})) as g, HTTPClient() as http:
         url = f"http://127.0.0.1:{g.gateway.plugins.by_name['metrics'].port}/metrics"
-        refused = await http.request("GET", url)
-        answer = await http.request("GET", url, headers=[("authorization", f"Bearer {KEY}")])
+        refused = await http.request("GET", url, max_body=None)
+        answer = await http.request("GET", url, max_body=None, headers=[("authorization", f"Bearer {KEY}")])
         assert (refused.status, answer.status) == (401, 200)
         await answer.read()
 
@@ -94,7 +94,7 @@ async def test_a_port_that_is_taken_is_told(metered):
     server = await asyncio.start_server(lambda *_: None, "127.0.0.1", port)
     async with server:
         with pytest.raises(ConfigError, match=f"metrics: port: 127.0.0.1:{port}"):
-            async with metered(settings={"port": port}):
+            async with metered(FakeProvider(), settings={"port": port}):
                 pass
 
 

@@ -62,7 +62,7 @@ def listed(base):
     """How many lists of models were counted, and the workers in the sum."""
     text = get(f"{base}/metrics")
     found = re.search(r'requests_total\{.*operation="models".*\} (\S+)', text)
-    return float(found[1]) if found else 0.0, float(re.search(r"junctor_workers (\S+)", text)[1])
+    return float(found[1]) if found else 0.0, float(re.search(r"\njunctor_workers (\S+)", text)[1])
 
 
 def test_a_scrape_of_any_worker_gives_the_sum_and_a_crash_loses_nothing(server, tmp_path):

@@ -65,9 +65,9 @@ class _Window:
 
 
 class Alerts:
-    """Looks at the figures now and then. Each worker judges what it has served itself; the state keeps one from telling
+    """Looks at the figures now and then. Each worker judges what it has served itself.
 
-    what another has told. Without the state, rather twice than not at all.
+    The state keeps one from telling what another has told. Without the state, rather twice than not at all.
     """
 
     def __init__(self, settings: AlertsSettings, gateway: Gateway, registry: Registry) -> None:
@@ -98,6 +98,7 @@ class Alerts:
     async def __aenter__(self) -> Self:
         if self._webhook is not None:
             await self._webhook.__aenter__()
+        self._begin()
         self._task = asyncio.create_task(self._watch())
         return self
 
@@ -107,6 +108,14 @@ class Alerts:
             await asyncio.wait((self._task,))
         if self._webhook is not None:
             await self._webhook.__aexit__(*exc)
+
+    def _begin(self) -> None:
+        """What was counted before a reload is no news."""
+        now = time.monotonic()
+        for place, rule in enumerate(self._settings.rules):
+            if isinstance(rule, ErrorsRule):
+                for subject, (total, failures) in self._sums(rule).items():
+                    self._windows[place, subject] = _Window(deque([(now, total, failures)]))
 
     async def _watch(self) -> None:
         while True:
@@ -143,7 +152,7 @@ class Alerts:
         """Whether no other worker or replica has told this within the cooldown."""
         try:
             name = "metrics:alert:" + ":".join(key)
-            ttl = max(0.001, self._settings.cooldown)
+            ttl = max(0.001, self._settings.cooldown * 0.9)  # over before this worker may tell it again
             return await self._gateway.state.set(name, b"1", ttl=ttl, only_if_absent=True)
         except StateUnavailable:
             return True
@@ -183,18 +192,22 @@ class Alerts:
                 yield _Finding(f"budget {rule.above:.0%}", team, row[0], rule.above, message)
 
     def _errors(self, place: int, rule: ErrorsRule, now: float) -> Iterator[_Finding]:
-        sums: dict[str, list[float]] = {}
-        for subject, failed, count in self._outcomes(rule.per):
-            both = sums.setdefault(subject, [0.0, 0.0])
-            both[0] += count
-            both[1] += count if failed else 0
-        for subject, (total, failures) in sums.items():
+        for subject, (total, failures) in self._sums(rule).items():
             window = self._windows.setdefault((place, subject), _Window(deque([(now, 0.0, 0.0)])))
             requests, errors = window.add(now, total, failures, rule.window)
             if requests >= rule.min_requests and errors / requests >= rule.above:
                 share = errors / requests
                 message = f"{share:.0%} of {requests:.0f} requests of {rule.per} '{subject}' failed"
                 yield _Finding(f"errors per {rule.per} {rule.above:.0%}", subject, share, rule.above, message)
+
+    def _sums(self, rule: ErrorsRule) -> dict[str, list[float]]:
+        """(All, failed) by subject, since the counting began."""
+        sums: dict[str, list[float]] = {}
+        for subject, failed, count in self._outcomes(rule.per):
+            both = sums.setdefault(subject, [0.0, 0.0])
+            both[0] += count
+            both[1] += count if failed else 0
+        return sums
 
     def _outcomes(self, per: str) -> Iterator[tuple[str, bool, float]]:
         if per == "model":

@@ -90,10 +90,9 @@ class Registry:
         return value
 
     def set(self, name: str, values: Mapping[tuple[str, ...], float]) -> None:
-        """Replace all rows of a gauge, or of a counter that somebody else keeps."""
+        """Replace all rows of a gauge."""
         rows = self.rows[name]
-        if rows.metric.kind == "gauge":
-            rows.clear()
+        rows.clear()
         for labels, value in values.items():
             rows[labels][0] = value
 

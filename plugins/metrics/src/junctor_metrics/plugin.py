@@ -19,7 +19,7 @@ from junctor_metrics.observe import Observer
 from junctor_metrics.serve import OwnPort, guarded, metrics_route
 from junctor_metrics.settings import MetricsSettings
 from junctor_metrics.share import Share, folder_of
-from junctor_metrics.sources import read
+from junctor_metrics.sources import Sources
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -49,6 +49,7 @@ class Metrics:
         kept = gateway.kept.get("metrics")
         # Counts go on over a reload: a counter that falls back to nothing is a jump for whoever reads it.
         self.registry: Registry = kept or gateway.kept.setdefault("metrics", Registry(known=self._known, **caps))
+        self._sources = Sources(gateway, self.registry)
         self._observer = Observer(self.registry, gateway.models)
         self._alerts = Alerts(settings.alerts, gateway, self.registry) if settings.alerts else None
         self._tracer: Any = None
@@ -73,7 +74,7 @@ class Metrics:
 
     async def figures(self) -> Series:
         """Everything that was counted, by all workers of this server."""
-        read(self._gateway, self.registry)
+        self._sources.read()
         snapshot = self.registry.snapshot()
         return await asyncio.to_thread(self._together, snapshot)
 
@@ -137,7 +138,7 @@ class Metrics:
         """Tell the other workers, again and again."""
         while True:
             await asyncio.sleep(self._settings.interval)
-            read(self._gateway, self.registry)
+            self._sources.read()
             await asyncio.to_thread(share.write, self.registry.snapshot())
 
     async def _lag(self) -> None:

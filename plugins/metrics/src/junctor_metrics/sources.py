@@ -6,26 +6,58 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from junctor import Gateway
 
     from junctor_metrics.counts import Registry
 
-__all__ = ["breakers", "read"]
+__all__ = ["Sources", "breakers"]
 
 _STATES = {"closed": 0, "half_open": 1, "open": 2}
 
 
-def read(gateway: Gateway, registry: Registry) -> None:
-    """Bring the figures that others keep up to date."""
-    registry.set("junctor_requests_in_flight", {(): gateway.pipeline.running})
-    registry.set("junctor_workers", {(): 1})
-    failures: dict[tuple[str, ...], float] = {
-        (plugin, hook): float(count) for (plugin, hook), count in gateway.plugins.failures.items()
-    }
-    registry.set("junctor_plugin_failures_total", failures)
-    _targets(gateway, registry)
-    _sinks(_asked(gateway, "logging", "stats"), registry)
-    _quotas(_asked(gateway, "quotas", "snapshot"), registry)
+class Sources:
+    """The figures of one gateway. Counters of others begin anew with a reload; what they added before stays."""
+
+    def __init__(self, gateway: Gateway, registry: Registry) -> None:
+        self._gateway = gateway
+        self._registry = registry
+        self._seen: dict[tuple[str, tuple[str, ...]], float] = {}
+
+    def read(self) -> None:
+        """Bring the figures that others keep up to date."""
+        gateway, registry = self._gateway, self._registry
+        registry.set("junctor_requests_in_flight", {(): gateway.pipeline.running})
+        registry.set("junctor_workers", {(): 1})
+        self._count("junctor_plugin_failures_total", gateway.plugins.failures)
+        _targets(gateway, registry)
+        self._sinks(_asked(gateway, "logging", "stats"))
+        _quotas(_asked(gateway, "quotas", "snapshot"), registry)
+
+    def _count(self, name: str, values: Mapping[Any, float]) -> None:
+        """Add what a counter of somebody else has grown by since the last look."""
+        for labels, value in values.items():
+            before = self._seen.get((name, labels), 0)
+            if value > before:
+                self._registry[name][labels][0] += value - before
+                self._seen[name, labels] = value
+
+    def _sinks(self, stats: Any) -> None:
+        if stats is None:
+            return
+        waiting: dict[tuple[str, ...], float] = {("writer",): stats["waiting"]}
+        dropped: dict[tuple[str, ...], float] = {("writer",): stats["dropped"]}
+        written: dict[tuple[str, ...], float] = {}
+        for name, sink in stats["sinks"].items():
+            waiting[(name,)] = sink["waiting"]
+            dropped[(name,)] = sink.get("dropped", 0)
+            written[(name,)] = sink.get("written", 0)
+            for metric in ("dropped", "written"):
+                self._registry[f"junctor_sink_{metric}_total"][(name,)]  # shown from the start, as 0
+        self._registry.set("junctor_sink_queue", waiting)
+        self._count("junctor_sink_dropped_total", dropped)
+        self._count("junctor_sink_written_total", written)
 
 
 def _asked(gateway: Gateway, plugin: str, name: str) -> Any:
@@ -48,21 +80,6 @@ def _targets(gateway: Gateway, registry: Registry) -> None:
         running[labels] += entry["in_flight"]
     registry.set("junctor_breaker_state", states)
     registry.set("junctor_target_in_flight", running)
-
-
-def _sinks(stats: Any, registry: Registry) -> None:
-    if stats is None:
-        return
-    waiting: dict[tuple[str, ...], float] = {("writer",): stats["waiting"]}
-    dropped: dict[tuple[str, ...], float] = {("writer",): stats["dropped"]}
-    written: dict[tuple[str, ...], float] = {}
-    for name, sink in stats["sinks"].items():
-        waiting[(name,)] = sink["waiting"]
-        dropped[(name,)] = sink.get("dropped", 0)
-        written[(name,)] = sink.get("written", 0)
-    registry.set("junctor_sink_queue", waiting)
-    registry.set("junctor_sink_dropped_total", dropped)
-    registry.set("junctor_sink_written_total", written)
 
 
 def _quotas(snapshot: Any, registry: Registry) -> None:
