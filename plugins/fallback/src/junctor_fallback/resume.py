@@ -96,7 +96,9 @@ class Continuer:
     ) -> Continuation | None:
         sent = _sent(stream) if error.kind in _FAULTS and stream.reader.finish_reason is None else None
         broken = response.attempt
-        if sent is None or broken is None or exchange.client_gone or len(sent.text) > self._settings.max_text:
+        if stream.shared or sent is None or broken is None or exchange.client_gone:
+            return None
+        if len(sent.text) > self._settings.max_text:
             return None
         target = self._target(exchange, run, broken.target)
         if target is None:
