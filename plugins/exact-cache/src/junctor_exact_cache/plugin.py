@@ -66,7 +66,8 @@ class ExactCache:
         self._keys = Keys(settings)
         self.store = open_store(settings.store)
         # A store that cannot be written to (a locked file, a full Redis) may still be read.
-        self._guard, self._write_guard = Guard(settings.store.timeout), Guard(settings.store.timeout)
+        limit = settings.store.timeout if self.store.shared else None
+        self._guard, self._write_guard = Guard(limit), Guard(limit)
         self._flights: dict[str, Flight] = {}
         self._limit = max(settings.flight_buffer, settings.max_entry) if settings.one_flight else settings.max_entry
         across = settings.one_flight and self.store.shared and gateway.state.shared

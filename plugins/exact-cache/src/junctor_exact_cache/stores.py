@@ -103,14 +103,14 @@ class MemoryStore:
 class Guard:
     """Bounds what a faulty store costs a request: a limit in time, and no calls at all for a while after failures.
 
-    `timeout` is in seconds. After three failures in a row the store is left alone for a second, then longer, up to 30;
-    the first call after that is the probe.
+    `timeout` is in seconds; None for a store that cannot fail, which then costs no timer. After three failures in a row
+    the store is left alone for a second, then longer, up to 30; the first call after that is the probe.
     """
 
     _FAILURES = 3
     _LONGEST = 30.0
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, timeout: float | None) -> None:
         self._timeout = timeout
         self._in_a_row = 0
         self._until = 0.0
@@ -124,11 +124,14 @@ class Guard:
 
     async def __call__(self, call: Awaitable[_T], *, timeout: float | None = None) -> _T:
         """Await one call of the store; raises `StoreError`."""
+        if self._timeout is None:
+            return await call
+        seconds = timeout or self._timeout
         try:
-            async with asyncio.timeout(timeout or self._timeout):
+            async with asyncio.timeout(seconds):
                 result = await call
         except TimeoutError as error:
-            self._failed(f"no answer within {timeout or self._timeout:g} s")
+            self._failed(f"no answer within {seconds:g} s")
             raise StoreError("the store did not answer in time") from error
         except StoreError as error:
             self._failed(str(error))
