@@ -123,12 +123,14 @@ async def test_caches_are_counted_with_what_they_saved(metered, scrape):
     assert figures["junctor_requests_total", "test", "chat", "", "", "cached"] == 1
 
 
-async def test_budgets_and_waiting_are_read_from_the_facts(metered, scrape):
-    async with metered(Facts(budget_used=0.75, quota={"waited": 0.3}), FakeProvider()) as g:
+async def test_the_use_of_budgets_and_limits_is_read_from_the_facts(metered, scrape):
+    quota = {"limit": "daily tokens", "scope": "end user a@example.org", "share": 0.5}
+    async with metered(Facts(budget_used=0.75, quota=quota), FakeProvider()) as g:
         await g.chat()
         figures = await scrape(g)
     assert figures["junctor_budget_used_ratio", "search"] == 0.75
-    assert figures["junctor_queue_wait_seconds_sum", "search"] == pytest.approx(0.3)
+    assert figures["junctor_quota_used_ratio", "daily tokens", "search"] == 0.5
+    assert "a@example.org" not in str(figures)
 
 
 async def test_every_plugins_time_is_counted_by_hook(metered, scrape):

@@ -124,6 +124,21 @@ async def test_the_breakers_state_is_shown(gateway, scrape):
         assert (await scrape(g))["junctor_breaker_state", "fake/one"] == 2
 
 
+async def test_the_quotas_queue_is_shown_with_its_wait(gateway, scrape):
+    models = [{"name": "test", "targets": [{"target": "fake/one"}]}]
+    quotas = {"quotas": {"limits": [{"name": "places", "concurrency": 1}]}}
+    tree = json.dumps({"models": models, "plugins": ["metrics", quotas]})
+    async with gateway(FakeProvider(script=[0.1]), config=tree) as g:
+        running = asyncio.gather(*(g.chat() for _ in range(3)))
+        await asyncio.sleep(0.05)
+        assert (await scrape(g))["junctor_queue_length",] == 2
+        await running
+        figures = await scrape(g)
+    assert figures["junctor_queue_length",] == 0
+    assert figures["junctor_queue_wait_seconds_count", ""] == 2
+    assert figures["junctor_queue_wait_seconds_sum", ""] > 0.15
+
+
 async def test_the_logs_sinks_are_shown(gateway, scrape, tmp_path):
     sinks = [{"json_lines": {"path": str(tmp_path / "log.jsonl")}}]
     logging = {"logging": {"directory": str(tmp_path), "sinks": sinks, "flush": "20ms"}}

@@ -2,6 +2,7 @@
 
 import asyncio
 import http.server
+import json
 import subprocess
 import sys
 import threading
@@ -337,3 +338,24 @@ def test_the_gateway_says_what_to_install_when_the_sdk_is_missing():
         "else: raise SystemExit(1)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+async def test_a_provider_behind_the_relay_gets_the_attempts_traceparent(gateway, over_http):
+    got, settings = over_http
+    heads = []
+
+    async def serve(reader, writer):
+        heads.append((await reader.readuntil(b"\r\n\r\n")).decode())
+        body = b'{"choices": [{"message": {}}]}'
+        writer.write(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        target = {"target": "openai/m", "base_url": f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"}
+        plugins = [{"metrics": {"opentelemetry": settings}}, "relay"]
+        tree = json.dumps({"models": [{"name": "test", "targets": [target]}], "plugins": plugins})
+        async with gateway(config=tree) as g:
+            assert (await g.chat()).status == 200
+    (client,) = got.clients
+    assert f"traceparent: 00-{client.trace_id.hex()}-{client.span_id.hex()}-01" in heads[0]
+    assert told(client)["server.address"] == "127.0.0.1"

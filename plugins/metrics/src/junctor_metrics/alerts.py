@@ -188,7 +188,7 @@ class Alerts:
     def _budgets(self, rule: BudgetRule) -> Iterator[_Finding]:
         for (team,), row in self._registry["junctor_budget_used_ratio"].items():
             if row[0] >= rule.above:
-                message = f"team '{team}' has used {row[0]:.0%} of its tightest limit"
+                message = f"team '{team}' has used {row[0]:.0%} of its tightest budget"
                 yield _Finding(f"budget {rule.above:.0%}", team, row[0], rule.above, message)
 
     def _errors(self, place: int, rule: ErrorsRule, now: float) -> Iterator[_Finding]:

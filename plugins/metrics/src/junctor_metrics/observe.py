@@ -44,6 +44,7 @@ class Observer:
         self._saved = registry["junctor_cache_saved_dollars_total"]
         self._plugins = registry["junctor_plugin_seconds"]
         self._budgets = registry["junctor_budget_used_ratio"]
+        self._quotas = registry["junctor_quota_used_ratio"]
         self._waits = registry["junctor_queue_wait_seconds"]
 
     def take(self, exchange: Exchange, response: Response | None, error: BaseException | None) -> None:
@@ -147,8 +148,11 @@ class Observer:
         if used is not None:
             self._budgets[(team,)][0] = used
         quota = facts.get("quota")
-        if quota is not None and (waited := quota.get("waited")):
-            observe(self._waits[(team,)], self._waits.metric.bounds, waited)
+        if quota is not None and "share" in quota:
+            self._quotas[str(quota.get("limit", "")), team][0] = quota["share"]
+        waited = exchange.headers.get("x-junctor-queue-ms")  # what the client is told of its wait
+        if waited is not None:
+            observe(self._waits[(team,)], self._waits.metric.bounds, float(waited) / 1000)
 
 
 def outcome_of(response: Response | None, error: BaseException | None) -> str:

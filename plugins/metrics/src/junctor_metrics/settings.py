@@ -53,7 +53,7 @@ class OpenTelemetrySettings(Section):
 
 
 class BudgetRule(Section):
-    """A team has used this share of its tightest limit."""
+    """A team has used this share of its tightest budget."""
 
     when: Literal["budget"]
     above: Share = 0.8

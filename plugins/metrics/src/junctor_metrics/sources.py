@@ -33,7 +33,7 @@ class Sources:
         self._count("junctor_plugin_failures_total", gateway.plugins.failures)
         _targets(gateway, registry)
         self._sinks(_asked(gateway, "logging", "stats"))
-        _quotas(_asked(gateway, "quotas", "snapshot"), registry)
+        _queue(gateway, registry)
 
     def _count(self, name: str, values: Mapping[Any, float]) -> None:
         """Add what a counter of somebody else has grown by since the last look."""
@@ -82,15 +82,7 @@ def _targets(gateway: Gateway, registry: Registry) -> None:
     registry.set("junctor_target_in_flight", running)
 
 
-def _quotas(snapshot: Any, registry: Registry) -> None:
-    """`{"queue": {"length": …}, "scopes": [{"limit": …, "scope": …, "share": …}]}`, as far as it is there."""
-    if not isinstance(snapshot, dict):
-        return
-    shares: dict[tuple[str, ...], float] = {}
-    for scope in snapshot.get("scopes", ()):
-        if "share" in scope:
-            shares[str(scope["limit"]), str(scope["scope"])] = float(scope["share"])
-    registry.set("junctor_quota_used_ratio", shares)
-    queue = snapshot.get("queue")
-    if isinstance(queue, dict) and "length" in queue:
-        registry.set("junctor_queue_length", {(): float(queue["length"])})
+def _queue(gateway: Gateway, registry: Registry) -> None:
+    """How many wait in this worker, of the quotas' queues together."""
+    queues = getattr(gateway.plugins.by_name.get("quotas"), "queues", None)
+    registry.set("junctor_queue_length", {} if queues is None else {(): queues.waiting})
