@@ -137,7 +137,8 @@ class Traffic:
             slot = self._slots.get(int(at) // SLOT)
             if slot is None:
                 slot = self._slots[int(at) // SLOT] = ({}, {})
-            _add(slot[0], one.first_byte - one.started)
+            if one.attempts:  # what a cache answers at once says nothing about the targets
+                _add(slot[0], one.first_byte - one.started)
             _add(slot[1], overhead_of(one))
 
     def _spend(self, one: Taken, minute: int, cost: int) -> None:

@@ -23,7 +23,7 @@ export function caches({ exact, semantic }, plugins) {
       ["Hit share", f.share(exact.share), "", `${f.count(exact.hit)} of ${f.count(exact.hit + exact.miss)} look-ups`],
       ["Saved", f.money(exact.saved), "", "since the start"],
       ["Passed by", f.count(exact.bypass), "", exact.resting ? "the store rests after failures" : `${f.count(exact.joined)} joined a running one`, exact.resting],
-      ["Entries", f.count(exact.entries), "", "wrong answers: none by design"],
+      ["Entries", f.count(exact.entries), "", "equal requests only"],
     ]);
   }
   const right = part("semantic", "Semantic cache");

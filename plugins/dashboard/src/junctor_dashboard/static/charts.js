@@ -1,7 +1,10 @@
 // Small charts in SVG. Each says in words what it shows; the figures beside it carry the numbers.
 import { h, s } from "./dom.js";
 
-const WIDTH = 600, HEIGHT = 130, LEFT = 44, BOTTOM = 18;
+const HEIGHT = 130, LEFT = 44, BOTTOM = 18;
+
+// As many units wide as it is pixels on the page, so that its text has one size everywhere.
+export const room = (place) => Math.max(240, Math.round(place.clientWidth));
 
 export function nice(top) {
   if (!(top > 0)) return 1;
@@ -9,15 +12,15 @@ export function nice(top) {
   return [1, 2, 2.5, 5, 10].map((m) => m * power).find((m) => m >= top);
 }
 
-function frame(label, top, format, marks) {
-  const svg = s("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": label });
+function frame(width, label, top, format, marks) {
+  const svg = s("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", "aria-label": label });
   for (const part of [0, 0.5, 1]) {
     const y = 6 + (HEIGHT - BOTTOM - 6) * (1 - part);
-    svg.append(s("line", { class: "grid", x1: LEFT, x2: WIDTH, y1: y, y2: y }),
+    svg.append(s("line", { class: "grid", x1: LEFT, x2: width, y1: y, y2: y }),
       s("text", { x: LEFT - 6, y: y + 4, "text-anchor": "end" }, format(top * part)));
   }
   marks.forEach(([place, text], index) => svg.append(s("text", {
-    x: LEFT + (WIDTH - LEFT) * place, y: HEIGHT - 3, "text-anchor": index === 0 ? "start" : index === marks.length - 1 ? "end" : "middle",
+    x: LEFT + (width - LEFT) * place, y: HEIGHT - 3, "text-anchor": index === 0 ? "start" : index === marks.length - 1 ? "end" : "middle",
   }, text)));
   return svg;
 }
@@ -25,10 +28,10 @@ function frame(label, top, format, marks) {
 const height = (value, top) => (HEIGHT - BOTTOM - 6) * value / top;
 
 // rows: columns of values, one for each class.
-export function stacked({ label, rows, classes, format, marks }) {
+export function stacked({ width, label, rows, classes, format, marks }) {
   const top = nice(Math.max(...rows.map((row) => row.reduce((a, b) => a + b, 0)), 0));
-  const svg = frame(label, top, format, marks);
-  const step = (WIDTH - LEFT) / rows.length;
+  const svg = frame(width, label, top, format, marks);
+  const step = (width - LEFT) / rows.length;
   const paths = classes.map(() => "");
   rows.forEach((row, place) => {
     let y = HEIGHT - BOTTOM;
@@ -44,11 +47,11 @@ export function stacked({ label, rows, classes, format, marks }) {
 }
 
 // lines: {cls, values}, gaps where a value is null.
-export function lines({ label, lines: given, format, marks }) {
+export function lines({ width, label, lines: given, format, marks }) {
   const top = nice(Math.max(...given.flatMap((line) => line.values.map((v) => v ?? 0)), 0));
-  const svg = frame(label, top, format, marks);
+  const svg = frame(width, label, top, format, marks);
   for (const { cls, values } of given) {
-    const step = (WIDTH - LEFT) / Math.max(1, values.length - 1);
+    const step = (width - LEFT) / Math.max(1, values.length - 1);
     let d = "", pen = false;
     values.forEach((value, place) => {
       if (value == null) { pen = false; return; }

@@ -1,4 +1,4 @@
-import { stacked } from "./charts.js";
+import { room, stacked } from "./charts.js";
 import { $, choice, code, empty, h, swap } from "./dom.js";
 import * as f from "./format.js";
 
@@ -39,7 +39,7 @@ function draw(found, problem) {
     swap(body, ["none", range], () => empty("Nothing was spent in this time. Targets without a price are never free: give them one under ", code("models:"), "."));
     return;
   }
-  swap(body, [by, found, state.all], () => {
+  swap(body, [by, found, state.all, room(body)], () => {
     const series = found.rest ? [...found.series, { name: `${found.rest.names} others`, values: found.rest.values, rest: true }] : found.series;
     const classes = series.map((one, place) => one.rest ? "rest" : `s${place % 12}`);
     const rows = found.starts.map((_, place) => series.map((one) => one.values[place]));
@@ -48,7 +48,7 @@ function draw(found, problem) {
     const list = state.all ? found.table : found.table.slice(0, 6);
     return [
       h("figure", {}, h("figcaption", {}, h("span", {}, h("strong", {}, f.money(found.total)), " in all")),
-        stacked({ label: `Costs by ${by} over time, ${f.money(found.total)} in all`, rows, classes, format: (n) => n ? f.money(n) : "$0", marks: [[0, when(found.starts[0], range)], [0.5, when(found.starts[last >> 1], range)], [1, range === "month" ? "today" : "now"]] })),
+        stacked({ width: room(body), label: `Costs by ${by} over time, ${f.money(found.total)} in all`, rows, classes, format: (n) => n ? f.money(n) : "$0", marks: [[0, when(found.starts[0], range)], [0.5, when(found.starts[last >> 1], range)], [1, range === "month" ? "today" : "now"]] })),
       h("table", {}, h("caption", { class: "visually-hidden" }, `Costs by ${by}`),
         h("thead", {}, h("tr", {}, h("th", { scope: "col" }, by[0].toUpperCase() + by.slice(1)), h("th", { scope: "col", class: "number" }, "Cost"), h("th", { scope: "col", class: "number" }, "Share"))),
         h("tbody", {}, list.map((one, place) => h("tr", {},

@@ -39,7 +39,7 @@ async function load(key) {
 
 function make() {
   table = new Table($("#exchanges .body"), {
-    caption: "Last exchanges, the newest first", page: 25, key: (e) => e.key, words,
+    caption: "Last exchanges, the newest first", page: 15, key: (e) => e.key, words,
     columns: [
       { title: "Request", wide: true, cell: (e) => ({ sign: e.key, node: () => h("button", { type: "button", class: "open", "aria-expanded": "false", title: e.id, onclick: (event) => { event.stopPropagation(); toggle(e); } }, e.id.length > 14 ? e.id.slice(0, 12) + "…" : e.id) }) },
       { title: "Time", cell: (e) => f.clock(e.time) },

@@ -27,7 +27,7 @@ export function money(nano) {
   if (dollars >= 10000) return "$" + compact.format(dollars);
   if (dollars >= 1) return "$" + dollars.toFixed(2);
   if (dollars >= 0.01) return "$" + dollars.toFixed(3);
-  return dollars < 0.000001 ? "<$0.000001" : "$" + dollars.toFixed(6);
+  return dollars < 0.000001 ? "<$0.000001" : "$" + dollars.toFixed(dollars < 0.0001 ? 6 : 5);
 }
 
 export const clock = (seconds) => new Date(seconds * 1000).toLocaleTimeString("en-GB");

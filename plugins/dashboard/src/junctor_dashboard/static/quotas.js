@@ -27,11 +27,18 @@ function bar(row) {
 
 function outlook(row) {
   const now = Date.now() / 1000;
-  if (used(row) >= 1) return [h("span", { class: "chip bad" }, "full"), row.resets_at ? h("span", { class: "sub" }, `resets in ${f.span(row.resets_at - now)}`) : null];
+  if (used(row) >= 1) return [h("span", { class: "chip bad" }, "full"), calendar(row) ? h("span", { class: "sub" }, `resets in ${f.span(row.resets_at - now)}`) : null];
   if (row.forecast) return [h("span", { class: "chip warn" }, `full in ${f.span(row.forecast - now)}`)];
   if (softly(row)) return [h("span", { class: "chip warn" }, "over the soft mark")];
-  return [h("span", { class: "chip good" }, "in bounds"), row.resets_at && row.window ? h("span", { class: "sub" }, `resets in ${f.span(row.resets_at - now)}`) : null];
+  return [h("span", { class: "chip good" }, "in bounds"), calendar(row) ? h("span", { class: "sub" }, `resets in ${f.span(row.resets_at - now)}`) : null];
 }
+
+// A sliding window has no moment at which it begins anew.
+const calendar = (row) => row.resets_at && ["day", "week", "month"].includes(row.window);
+
+// "team=search,feature=ranking": the values name the scope, the attributes belong to the limit.
+const scope = (row) => row.scope.split(",").map((part) => part.slice(part.indexOf("=") + 1)).join(" / ") || "global";
+const per = (row) => row.scope.split(",").filter((part) => part.includes("=")).map((part) => part.split("=")[0]).join(", ");
 
 let table = null;
 
@@ -51,7 +58,7 @@ export function quotas(rows, plugins) {
     table = new Table(body, {
       caption: "Quotas and budgets, the fullest first", page: 8, key: (r) => `${r.name}|${r.scope}`, words: (r) => `${r.scope} ${r.name} ${r.dimension}`,
       columns: [
-        { title: "Scope and limit", wide: true, cell: (r) => ({ sign: [r.scope, r.name, r.window], node: () => [h("span", { class: "name" }, r.scope || "global"), h("span", { class: "sub" }, r.window ? `${r.name} · a ${r.window}` : r.name)] }) },
+        { title: "Scope and limit", wide: true, cell: (r) => ({ sign: [r.scope, r.name, r.window], node: () => [h("span", { class: "name" }, scope(r)), h("span", { class: "sub" }, [r.name, per(r) && `by ${per(r)}`, r.window && `per ${r.window}`].filter(Boolean).join(" · "))] }) },
         { title: "Used", wide: true, cell: (r) => ({ sign: [r.used, r.reserved, r.limit, r.soft], node: () => bar(r) }) },
         { title: "Outlook", cell: (r) => ({ sign: [used(r) >= 1, softly(r), r.forecast && Math.round(r.forecast / 5), Math.round((r.resets_at || 0) / 5), Math.round(Date.now() / 5000)], node: () => outlook(r) }) },
         { title: "Queue", cls: "number", cell: (r) => r.queue ? f.count(r.queue) : f.DASH },

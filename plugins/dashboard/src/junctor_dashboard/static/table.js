@@ -1,7 +1,7 @@
 // A table whose rows keep their elements: only cells that changed are touched, and only a page of rows is there.
 import { h, setText } from "./dom.js";
 
-const PAGE = 15;
+const PAGE = 12;
 
 export class Table {
   // columns: {title, cell(row) -> text or {text, sub, node, sign, cls}, cls, wide}; the first is the row's header.
@@ -54,7 +54,7 @@ export class Table {
         const sign = JSON.stringify(given.sign);
         if (cell._sign === sign) return;
         cell._sign = sign;
-        cell.replaceChildren(...[given.node()].flat());
+        cell.replaceChildren(...[given.node()].flat().filter((child) => child != null));
       } else setText(cell, given);
     });
   }

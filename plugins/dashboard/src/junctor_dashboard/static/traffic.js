@@ -1,4 +1,4 @@
-import { legend, lines, stacked } from "./charts.js";
+import { legend, lines, room, stacked } from "./charts.js";
 import { $, h, tiles } from "./dom.js";
 import * as f from "./format.js";
 
@@ -17,11 +17,11 @@ export function traffic(t) {
   const present = t.outcomes.map((name, place) => [name, t.seconds.some((row) => row[place])]).filter(([name, is]) => is || name === "answered");
   $("#requests-chart").replaceChildren(
     h("figcaption", {}, "Requests by second and outcome", legend(present.map(([name]) => [`k-${name}`, name]))),
-    stacked({ label: `Requests by second over two minutes, now ${f.decimal(t.rate)} a second`, rows: t.seconds, classes: t.outcomes, format: f.count, marks: MARKS }));
+    stacked({ width: room($("#requests-chart")), label: `Requests by second over two minutes, now ${f.decimal(t.rate)} a second`, rows: t.seconds, classes: t.outcomes, format: f.count, marks: MARKS }));
   $("#ttft-chart").replaceChildren(
     h("figcaption", {}, "Time to first token", legend([["k-p50", "median"], ["k-p95", "95th percentile"]])),
     lines({
-      label: `Time to first token over two minutes, median now ${f.ms(t.ttft.p50)}`, format: f.ms, marks: MARKS,
+      width: room($("#ttft-chart")), label: `Time to first token over two minutes, median now ${f.ms(t.ttft.p50)}`, format: f.ms, marks: MARKS,
       lines: [{ cls: "p95", values: t.ttft.p95s }, { cls: "p50", values: t.ttft.p50s }],
     }));
 }

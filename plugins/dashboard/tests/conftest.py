@@ -1,0 +1,222 @@
+"""A gateway in a process of its own, a provider in this one, and a real Chromium before them."""
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+
+import pytest
+from junctor.faults import FaultyServer, answer
+from junctor.testing import require
+
+KEY = "the-admin-key-of-this-test"
+FLAGS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--disable-features=OptimizationHints,MediaRouter,Translate",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+]
+
+
+@contextmanager
+def providing(*faults):
+    """A provider on an event loop of its own thread; its base URL."""
+    loop, begun, box = asyncio.new_event_loop(), threading.Event(), {}
+
+    async def serve():
+        async with FaultyServer(*(faults or [answer()])) as server:
+            box["url"], box["over"] = server.url, asyncio.Event()
+            begun.set()
+            await box["over"].wait()
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
+    thread.start()
+    begun.wait(10)
+    try:
+        yield box["url"]
+    finally:
+        loop.call_soon_threadsafe(box["over"].set)
+        thread.join(10)
+        loop.close()
+
+
+class Served:
+    """A running gateway, and what a client sends to it."""
+
+    def __init__(self, process, log):
+        self.process, self._log = process, log
+        self.root = "http://127.0.0.1:" + self.wait_for(r"ready on http://127\.0\.0\.1:(\d+)")
+
+    @property
+    def log(self):
+        return self._log.read_text()
+
+    def wait_for(self, pattern, seconds=40):
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and self.process.poll() is None:
+            if found := re.search(pattern, self.log):
+                return found[1]
+            time.sleep(0.02)
+        raise AssertionError(f"{pattern!r} did not come up in:\n{self.log}")
+
+    def chat(self, id_="", *, model="fast", key="", **fields):
+        """One chat completion; its status."""
+        body = {"model": model, "messages": [{"role": "user", "content": "hi"}], **fields}
+        headers = {"content-type": "application/json"}
+        headers |= {"x-request-id": id_} if id_ else {}
+        headers |= {"authorization": f"Bearer {key}"} if key else {}
+        request = urllib.request.Request(f"{self.root}/v1/chat/completions", json.dumps(body).encode(), headers)
+        try:
+            with urllib.request.urlopen(request, timeout=20) as got:
+                got.read()
+                return got.status
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code
+
+
+@contextmanager
+def serving(config, folder, *, port=0):
+    """Serve this configuration until the block ends."""
+    file, log = folder / "config.json", folder / "log.txt"
+    file.write_text(json.dumps(config))
+    command = [sys.executable, "-m", "junctor", "serve", "-c", str(file), "--port", str(port)]
+    environ = os.environ | {"XDG_STATE_HOME": str(folder)}
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, stderr=out, cwd=folder, env=environ)
+    try:
+        yield Served(process, log)
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def configured(url, *plugins, models=None, **more):
+    """A configuration with one model `fast`, the dashboard first."""
+    target = {"target": "openai/gpt-4o-mini", "api_key": "k" * 20, "base_url": url, "price": {"input": 1, "output": 2}}
+    models = models or [{"name": "fast", "targets": [target]}]
+    return {"admin": {"key": KEY}, "models": models, "plugins": ["dashboard", *plugins, "relay"], **more}
+
+
+@pytest.fixture(scope="session")
+def provider():
+    with providing() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def everything(provider, tmp_path_factory):
+    """A gateway with the plugins that have something to show."""
+    folder = tmp_path_factory.mktemp("everything")
+    logging = {"logging": {"directory": str(folder), "flush": 0.05}}
+    with serving(configured(provider, logging, "routing", "exact_cache", "fallback"), folder) as served:
+        yield served
+
+
+@pytest.fixture(scope="session")
+def plain(provider, tmp_path_factory):
+    """A gateway with nothing but the dashboard."""
+    with serving(configured(provider), tmp_path_factory.mktemp("plain")) as served:
+        yield served
+
+
+@contextmanager
+def browsing(folder):
+    """A Chromium that reaches nothing but this machine."""
+    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    require(browser and driver, "no chromium and chromedriver (apt install chromium chromium-driver)")
+    webdriver = pytest.importorskip("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for flag in [*FLAGS, f"--user-data-dir={folder}"]:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    started = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=driver))
+    try:
+        yield started
+    finally:
+        started.quit()
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory):
+    """One browser for all tests."""
+    with browsing(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
+
+
+class Page:
+    """What a person sees and does."""
+
+    def __init__(self, driver):
+        self.driver = driver
+
+    def open(self, root):
+        self.driver.get(f"{root}/dashboard")
+
+    def log_in(self, root, key=KEY):
+        self.open(root)
+        if self.driver.current_url.endswith("/login"):
+            self.one("#key").send_keys(key)
+            self.one("button").click()
+        return self
+
+    def one(self, selector):
+        return self.driver.find_element("css selector", selector)
+
+    def all(self, selector):
+        return self.driver.find_elements("css selector", selector)
+
+    def text(self, selector="body"):
+        return self.js("return document.querySelector(arguments[0])?.innerText ?? ''", selector)
+
+    def js(self, script, *arguments):
+        return self.driver.execute_script(script, *arguments)
+
+    def until(self, condition, seconds=8.0):
+        """Wait until it is true; how many seconds that took."""
+        began = time.monotonic()
+        while time.monotonic() < began + seconds:
+            if condition():
+                return time.monotonic() - began
+            time.sleep(0.02)
+        raise AssertionError(f"not within {seconds} s; the page says:\n{self.text()}")
+
+    def shows(self, text, selector="body", seconds=8.0):
+        return self.until(lambda: text in self.text(selector), seconds)
+
+    def size(self, width, height=1000):
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
+    def colours(self, scheme):
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+
+@pytest.fixture
+def page(chromium):
+    chromium.get_log("browser")
+    page = Page(chromium)
+    page.size(1280)
+    page.colours("light")
+    yield page
+    chromium.get("about:blank")
+    chromium.execute_cdp_cmd("Network.clearBrowserCookies", {})
