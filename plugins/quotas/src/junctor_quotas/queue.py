@@ -214,6 +214,11 @@ class Queues:
         end = f":{name}:{scope}"
         return sum(len(queue) for key, queue in self._queues.items() if key.endswith(end) or f"{end}:" in key)
 
+    @property
+    def waiting(self) -> int:
+        """How many wait in this worker, for anything."""
+        return sum(map(len, self._queues.values()))
+
     def freed(self, key: str) -> None:
         """Something that held the counter ended."""
         if (queue := self._queues.get(key)) is not None:
