@@ -39,7 +39,9 @@ DONE = b"data: [DONE]\n\n"
 STREAM = (chunk({"role": "assistant", "content": "Hel"}), chunk({"content": "lo"}), chunk({}, "stop"), last(), DONE)
 
 
-@pytest.mark.parametrize("target", [GROQ, MISTRAL, "deepseek/deepseek-chat", "openrouter/x/y", "hosted_vllm/m"])
+@pytest.mark.parametrize(
+    "target", [GROQ, MISTRAL, "deepseek/deepseek-chat", "openrouter/x/y", "hosted_vllm/m", "perplexity/sonar"]
+)
 async def test_answers_whole_and_streamed(served, says, target):
     async with served(target, says(completion()), stream_of(*STREAM), suffix="/v1") as (gateway, server, recorder):
         whole = await gateway.chat(temperature=0.5)
@@ -95,9 +97,10 @@ async def test_gives_a_provider_its_own_parameters(served, says):
     assert server.bodies[0]["chat_template_kwargs"] == {"enable_thinking": False}
 
 
-async def test_takes_a_stream_without_a_finish_reason_for_broken(served):
+@pytest.mark.parametrize("target", [GROQ, MISTRAL, "cerebras/x"])
+async def test_takes_a_stream_without_a_finish_reason_for_broken(served, target):
     events = STREAM[:2]
-    async with served(GROQ, stream_of(*events, DONE), stream_of(*events), suffix="/v1") as (gateway, _, recorder):
+    async with served(target, stream_of(*events, DONE), stream_of(*events), suffix="/v1") as (gateway, _, recorder):
         for _ in range(2):
             answer = await gateway.chat(stream=True)
             assert answer.events[-1]["error"]["code"] == "protocol"
@@ -123,9 +126,15 @@ async def test_asks_once(served, fault):
 
 @pytest.mark.parametrize("after", [0, 3])
 async def test_closes_the_connection_when_the_client_hangs_up(served, after):
+    gone = asyncio.Event()
     async with served(GROQ, silence(after=after), suffix="/v1") as (gateway, server, _):
-        await gateway.chat(stream=after > 0, hang_up_after=after and 1)
+        asking = asyncio.create_task(gateway.chat(stream=after > 0, hang_up=gone))
+        while not server.requests:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        gone.set()
         await asyncio.wait_for(server.left.wait(), 5)
+        await asking
     assert server.hung_up == 1
 
 
@@ -149,6 +158,14 @@ async def test_calls_azure_with_the_version_from_the_file(served, says):
     path = server.requests[0].path
     assert path == "/openai/deployments/my-deployment/chat/completions?api-version=2024-10-21"
     assert server.requests[0].headers["api-key"] == "provider-key"
+
+
+async def test_relays_what_the_sdk_alone_would_parse(served):
+    odd = b'data: {"id":"c-1","choices":[{"index":0,"delta":{"content":"x","brand_new":1},"finish_reason":null}]}\n\n'
+    async with served("cerebras/x", stream_of(odd, *STREAM[2:]), suffix="/v1") as (gateway, _, recorder):
+        answer = await gateway.chat(stream=True)
+    assert answer.body.startswith(odd)
+    assert recorder.last.attempts[0].usage.input_tokens == 100
 
 
 async def test_waits_as_the_provider_asks(served):

@@ -117,9 +117,14 @@ async def test_silence_in_the_middle_is_a_time_out(served, sse, target):
 @pytest.mark.parametrize("target", [CLAUDE, GEMINI])
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_client_that_hangs_up_is_seen_by_the_provider(served, target, stream):
+    gone = asyncio.Event()
     async with served(target, silence()) as (gateway, server, _):
-        await gateway.chat(stream=stream, hang_up_after=0)
+        asking = asyncio.create_task(gateway.chat(stream=stream, hang_up=gone))
+        while not server.requests:
+            await asyncio.sleep(0.01)
+        gone.set()
         await asyncio.wait_for(server.left.wait(), 5)
+        await asking
 
 
 @pytest.mark.parametrize("target", [CLAUDE, GEMINI])

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from junctor import ErrorKind, GatewayError, ProviderError, Usage
-from junctor.wire import read_usage
+from junctor.wire import OpenAIReader, read_usage
 
 from junctor_litellm.answers import Answering, message_of, plain
 from junctor_litellm.errors import from_exception
@@ -17,7 +17,25 @@ if TYPE_CHECKING:
 
     from junctor_litellm.transport import Outgoing
 
-__all__ = ["Made", "Tap", "events", "usage_of"]
+__all__ = ["Made", "Relayed", "Tap", "events", "is_untouched", "usage_of"]
+
+
+def is_untouched(wrapper: Any) -> bool:
+    """Whether the chunks come from the provider as the OpenAI SDK parses them, with no litellm parser between.
+
+    Then the provider's bytes are what the client is to get, and nobody has read any of them yet.
+    """
+    return type(wrapper.completion_stream).__module__.partition(".")[0] == "openai"
+
+
+class Relayed(OpenAIReader):
+    """The reader of a stream that is relayed as it came: an end marker is not enough of an end."""
+
+    def finish(self) -> bytes:
+        end = super().finish()
+        if self.finish_reason is None:
+            raise ProviderError("the stream ended without a finish reason", kind=ErrorKind.PROTOCOL)
+        return end
 
 
 class Made(Answering):
@@ -82,12 +100,13 @@ def _add(chunk: Any, made: Made) -> str | None:
 class Tap:
     """Sees the provider's own chunks before litellm puts an end to them that they did not have."""
 
-    def __init__(self) -> None:
+    def __init__(self, wrapper: Any) -> None:
         self.usage: Usage | None = None
         self.reasons: dict[int, str] = {}
         self._chunks: Any = None
+        self._into(wrapper)
 
-    def into(self, wrapper: Any) -> None:
+    def _into(self, wrapper: Any) -> None:
         """Take the place of the wrapper's source, now or when it is opened."""
         if wrapper.completion_stream is not None:
             self._chunks, wrapper.completion_stream = wrapper.completion_stream, self

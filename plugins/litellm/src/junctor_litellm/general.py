@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any
 from junctor import ErrorKind, GatewayError, ProviderError, Response, Stream, jsons
 
 from junctor_litellm.answers import whole
-from junctor_litellm.chunks import Made, Tap, events, usage_of
+from junctor_litellm.chunks import Made, Relayed, Tap, events, is_untouched, usage_of
 from junctor_litellm.errors import from_exception
 from junctor_litellm.parameters import as_chat, copied, refuse_remote_media, sort
 from junctor_litellm.transport import Outgoing
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncIterator, Mapping
 
     from junctor import Exchange, Target
     from junctor.http import HTTPClient
+    from junctor.stream import Reader
 
     from junctor_litellm.settings import LiteLLMSettings
 
@@ -175,18 +176,22 @@ class General:
 
     def _streamed(self, wrapper: Any, exchange: Exchange, target: Target, outgoing: Outgoing) -> Response:
         request = exchange.request
-        asks = bool((request.body.get("stream_options") or {}).get("include_usage"))
-        made = Made(target.model, keep_usage=asks, chat=request.operation == "chat")
-        tap = Tap()
-        tap.into(wrapper)
 
         async def close() -> None:
             await outgoing.aclose()
             with suppress(Exception):  # litellm's code, on a connection that is closed already
                 await wrapper.aclose()
 
-        source = events(wrapper, made, tap, outgoing)
-        return Response(stream=Stream(source, made, close=close, silence=target.timeouts.between_chunks), target=target)
+        asks = bool((request.body.get("stream_options") or {}).get("include_usage"))
+        source: AsyncIterator[bytes]
+        reader: Reader
+        if request.operation == "chat" and is_untouched(wrapper) and outgoing.opened:
+            source, reader = aiter(outgoing.opened[-1]), Relayed(keep_usage=asks)
+        else:
+            reader = made = Made(target.model, keep_usage=asks, chat=request.operation == "chat")
+            source = events(wrapper, made, Tap(wrapper), outgoing)
+        silence = target.timeouts.between_chunks
+        return Response(stream=Stream(source, reader, close=close, silence=silence), target=target)
 
 
 def _packed(vector: Any) -> str:

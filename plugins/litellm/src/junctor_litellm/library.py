@@ -84,6 +84,9 @@ def _silence() -> None:
     """
     for message in (".*using the `ReadOnly` qualifier", "Pydantic serializer warnings"):
         warnings.filterwarnings("ignore", message=message, category=UserWarning)
+    # A call that is given up while litellm prepares it, in a thread, leaves the coroutine behind that nobody needs now.
+    left = r"coroutine '[\w.]*\b(a|async_)(completion|streaming|embedding)\w*' was never awaited"
+    warnings.filterwarnings("ignore", message=left, category=RuntimeWarning)
     for name in _LOGGERS:
         logger = logging.getLogger(name)
         logger.handlers.clear()
