@@ -85,7 +85,7 @@ def test_counters_of_workers_that_ended_stay_and_their_gauges_go(tmp_path):
     share = Share(folder)
     share.open()
     dead = registry(hedges_total=5, queue_length=7)
-    (folder / "999999999-1.json").write_bytes(dead.snapshot())
+    (folder / "999999999-1.json").write_bytes(dead.snapshot()[1])
     assert [alive for alive, _ in share.others()] == [False]
     Share(folder).open()
     assert sorted(path.name for path in folder.glob("*.json")) == ["ended.json"]
@@ -93,6 +93,18 @@ def test_counters_of_workers_that_ended_stay_and_their_gauges_go(tmp_path):
     assert not alive
     assert series["junctor_hedges_total"]["a",] == [5]
     assert "junctor_queue_length" not in series
+
+
+def test_an_older_snapshot_never_takes_the_place_of_a_newer_one(tmp_path):
+    share = Share(tmp_path / "shared")
+    share.open()
+    counts = registry(hedges_total=1)
+    older = counts.snapshot()
+    counts["junctor_hedges_total"]["a",][0] += 1
+    share.write(*counts.snapshot())
+    share.write(*older)
+    (written,) = (tmp_path / "shared").glob("*.json")
+    assert json.loads(written.read_text())["junctor_hedges_total"] == [[["a"], [2]]]
 
 
 def test_what_a_server_left_behind_is_removed_by_the_next_one(tmp_path):
@@ -114,6 +126,6 @@ def test_a_folder_that_cannot_be_written_is_told_once_and_hurts_nobody(tmp_path,
     share = Share(tmp_path / "not" / "there")
     share.open()
     for number in range(3):
-        share.write(b"%d" % number)
+        share.write(number + 1, b"%d" % number)
     assert share.others() == []
     assert caplog.text.count("cannot share their metrics") == 1

@@ -54,6 +54,7 @@ class Registry:
     def __init__(self, *, max_values: int, max_series: int, known: Mapping[str, Iterable[str]]) -> None:
         self.max_values = max_values
         self.max_series = max_series
+        self._snapshots = 0
         self._seen: dict[str, set[str]] = {}
         self._known: dict[str, frozenset[str]] = {}
         self.rows = {metric.name: Rows(metric, self) for metric in METRICS}
@@ -96,9 +97,11 @@ class Registry:
         for labels, value in values.items():
             rows[labels][0] = value
 
-    def snapshot(self) -> bytes:
-        """Everything as JSON, taken in one step."""
-        return orjson.dumps({name: list(rows.items()) for name, rows in self.rows.items() if rows})
+    def snapshot(self) -> tuple[int, bytes]:
+        """Its number, and everything as JSON, taken in one step."""
+        self._snapshots += 1
+        tree = {name: list(rows.items()) for name, rows in self.rows.items() if rows}
+        return self._snapshots, orjson.dumps(tree)
 
 
 def load(data: bytes) -> Series:

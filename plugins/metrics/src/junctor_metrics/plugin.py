@@ -60,7 +60,9 @@ class Metrics:
             self.pre_route = begin_hook(self._tracer)
         self._share: Share | None = None
         if gateway.settings.server.workers > 1:
-            self._share = Share(folder_of(settings.directory, os.getppid()))
+            folder = folder_of(settings.directory, os.getppid())
+            # Before and after a reload it is the same file, and one hand that writes it.
+            self._share = gateway.kept.setdefault(f"metrics in {folder}", Share(folder))
         self._stack = AsyncExitStack()
         self.port = 0
 
@@ -75,14 +77,13 @@ class Metrics:
     async def figures(self) -> Series:
         """Everything that was counted, by all workers of this server."""
         self._sources.read()
-        snapshot = self.registry.snapshot()
-        return await asyncio.to_thread(self._together, snapshot)
+        return await asyncio.to_thread(self._together, *self.registry.snapshot())
 
-    def _together(self, snapshot: bytes) -> Series:
+    def _together(self, number: int, snapshot: bytes) -> Series:
         own = load(snapshot)
         if self._share is None:
             return own
-        self._share.write(snapshot)
+        self._share.write(number, snapshot)
         return merge([(True, own), *self._share.others()])
 
     # What it contributes
@@ -132,14 +133,14 @@ class Metrics:
     async def __aexit__(self, *exc: object) -> None:
         await self._stack.aclose()
         if self._share is not None:
-            await asyncio.to_thread(self._share.write, self.registry.snapshot())
+            await asyncio.to_thread(self._share.write, *self.registry.snapshot())
 
     async def _tell(self, share: Share) -> None:
         """Tell the other workers, again and again."""
         while True:
             await asyncio.sleep(self._settings.interval)
             self._sources.read()
-            await asyncio.to_thread(share.write, self.registry.snapshot())
+            await asyncio.to_thread(share.write, *self.registry.snapshot())
 
     async def _lag(self) -> None:
         """Measure how late the event loop is."""

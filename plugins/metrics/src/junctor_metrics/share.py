@@ -13,6 +13,7 @@ import os
 import shutil
 import stat
 import tempfile
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,6 +61,8 @@ class Share:
         self._folder = folder
         self._name = f"{os.getpid()}-{_began(os.getpid())}.json"
         self._last = b""
+        self._written = 0
+        self._writing = threading.Lock()
         self._failed = False
 
     def open(self) -> None:
@@ -75,18 +78,20 @@ class Share:
         except OSError as error:
             self._complain(error)
 
-    def write(self, snapshot: bytes) -> None:
-        """Tell the others; nothing if nothing has changed."""
-        if snapshot == self._last:
-            return
+    def write(self, number: int, snapshot: bytes) -> None:
+        """Tell the others; nothing if a later snapshot is there already, or nothing has changed."""
         path = self._folder / self._name
-        part = path.with_suffix(f".{os.urandom(4).hex()}")
-        try:
-            part.write_bytes(snapshot)
-            part.replace(path)
-            self._last = snapshot
-        except OSError as error:
-            self._complain(error)
+        part = path.with_suffix(".part")
+        with self._writing:
+            if number <= self._written or snapshot == self._last:
+                return
+            self._written = number
+            try:
+                part.write_bytes(snapshot)
+                part.replace(path)
+                self._last = snapshot
+            except OSError as error:
+                self._complain(error)
 
     def others(self) -> list[tuple[bool, Series]]:
         """(Whether it is alive, its figures) of every other worker that there is or was."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 from random import getrandbits, random
 from typing import TYPE_CHECKING, Any, Self
 
@@ -28,6 +29,7 @@ __all__ = ["Trace", "Tracer", "begin_hook"]
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _STATE = re.compile(r"[\x20-\x7e]{1,512}")
 _ROOM = "metrics"
+_OWN_ID = re.compile(r"[0-9a-f]{32}")
 _SCOPE = "junctor"
 
 
@@ -68,6 +70,7 @@ class Tracer:
     def __init__(self, settings: OpenTelemetrySettings, gateway: Gateway) -> None:
         self._settings = settings
         self._secrets = Secrets([*gateway.config.secrets, *secrets_in(settings)])
+        self._hidden = lru_cache(maxsize=1024)(self._secrets.hide)  # paths and features come again and again
         try:
             from junctor_metrics import otlp
         except ImportError:
@@ -138,13 +141,13 @@ class Tracer:
         status = 200 if response is None else response.status
         if error is not None:
             status = error.status_code if isinstance(error, GatewayError) else 500
-        hide = self._secrets.hide
+        hide = self._hidden
         cost = exchange.cost
         found = {
             "url.path": hide(request.path) if request.path else "",
             "http.request.method": "GET" if request.operation == "models" else "POST",
             "http.response.status_code": status,
-            "junctor.request.id": hide(exchange.id),
+            "junctor.request.id": exchange.id if _OWN_ID.fullmatch(exchange.id) else self._secrets.hide(exchange.id),
             "junctor.model": request.model if known else "",
             "junctor.team": client.team,
             "junctor.project": client.project,
