@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 
-__all__ = ["mean_budget", "most_wrong", "upper_bound"]
+__all__ = ["mean_budget", "most_wrong", "upper_bound", "window_budget"]
 
 
 def upper_bound(wrong: int, total: int, confidence: float = 0.95) -> float:
@@ -58,6 +58,18 @@ def _mean_budget(total: int, limit: float, risk: float = 0.10) -> float:
     if allowed < 0:
         need = math.log(0.05) / math.log1p(-min(limit, 0.999))
         return min(1.0, total / need) * -math.log1p(-risk)
+    return _mean_below(allowed, risk)
+
+
+@lru_cache(maxsize=64)
+def window_budget(total: int, limit: float, risk: float = 0.10) -> float:
+    """The expected number of wrong answers that a window of `total` requests may have, so that their plain share is
+    above the limit with a probability of `risk` at most."""
+    return 0.0 if limit <= 0 else _mean_below(int(limit * total), risk)
+
+
+def _mean_below(allowed: int, risk: float) -> float:
+    """The largest mean at which a count exceeds `allowed` with a probability of `risk` at most."""
     low, high = 0.0, allowed + 1.0
     for _ in range(40):
         middle = (low + high) / 2

@@ -8,6 +8,8 @@ Three parts, in this order:
    the upper confidence bound of wrong answers, as a share of all requests (and of hits), stays under what is allowed.
 3. An **account**. Each served answer costs its risk. The account never exceeds the count that keeps even the 95 %
    Clopper-Pearson bound of the requests so far under the allowed share: small numbers are therefore served little.
+   Nor does what any thousand requests in a row are charged exceed what keeps their own share under the limit: a quiet
+   past (a shadow period, easy traffic) is no licence for a bad hour.
 
 A label is a look-up whose right answer became known: every miss that had a candidate, and the hits that were verified.
 Whether a label is taken depends on the signals and a coin only, so that the model needs no weights for what is missing.
@@ -21,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from junctor_semantic_cache.bounds import mean_budget, upper_bound
+from junctor_semantic_cache.bounds import mean_budget, upper_bound, window_budget
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -40,6 +42,7 @@ _BINS = len(_EDGES) + 1
 _TOPS = np.append(_EDGES, 1.0)
 _LABELS = 3000  # kept per namespace; the oldest go first
 _LOOKUPS = 2000
+_WINDOW = 1000  # requests in a row whose wrong answers are bounded by themselves
 _COUNTS: tuple[str, ...] = (
     "requests",
     "hits",
@@ -112,6 +115,8 @@ class Namespace:
         self._wrong: deque[bool] = deque(maxlen=_LABELS)
         self._lookups: deque[Sequence[float]] = deque(maxlen=_LOOKUPS)
         self._weights = self.prior.mean.copy()
+        self._recent: deque[tuple[int, float]] = deque()
+        self._charged = 0.0  # the sum of `_recent`
         self._rate = np.append(_EDGES, 1.0)
         self._stale = 0
         self._limit_due = 0
@@ -138,14 +143,22 @@ class Namespace:
             self._relimit()
         raw = self.risk(signals)
         risk = float(self._rate[np.searchsorted(_EDGES, raw)])
-        room = mean_budget(self.requests, self.limits.max_wrong) - self.spent
-        serve = raw <= self.limit and risk <= room
+        serve = raw <= self.limit and risk <= self._room()
         why = "served" if serve else "risk over the limit" if raw > self.limit else "error budget spent"
         near = min(1.0, raw / self.limit) if self.limit else 1.0
         return Verdict(serve, risk, self.limit, min(1.0, self.limits.verify * (1 + 9 * near)), why)
 
+    def _room(self) -> float:
+        """What may still be spent: of all requests so far, and of the last `_WINDOW` of them."""
+        while self._recent and self._recent[0][0] <= self.requests - _WINDOW:
+            self._charged -= self._recent.popleft()[1]
+        limit = self.limits.max_wrong
+        return min(mean_budget(self.requests, limit) - self.spent, window_budget(_WINDOW, limit) - self._charged)
+
     def served(self, risk: float, *, saved: int = 0) -> None:
         """Book a hit that was allowed."""
+        self._recent.append((self.requests, risk))
+        self._charged += risk
         self.hits += 1
         self.spent += risk
         self.saved += saved
@@ -181,7 +194,8 @@ class Namespace:
         rows = [[*(round(float(v), 4) for v in s), int(w)] for s, w in zip(self._signals, self._wrong, strict=True)]
         counts = {name: getattr(self, name) for name in _COUNTS}
         lookups = [[round(float(v), 4) for v in s] for s in self._lookups]
-        return counts | {"weights": self._weights.tolist(), "labels": rows, "lookups": lookups}
+        learned = {"labels": rows, "lookups": lookups, "recent": list(self._recent)}
+        return counts | learned | {"weights": self._weights.tolist()}
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Take up what `dump` wrote; what does not fit the signals of this version is left out."""
@@ -193,6 +207,8 @@ class Namespace:
                 self._signals.append(tuple(row[:-1]))
                 self._wrong.append(bool(row[-1]))
         self._lookups.extend(tuple(row) for row in saved.get("lookups", ()) if len(row) == width)
+        self._recent.extend((int(at), float(risk)) for at, risk in saved.get("recent", ()))
+        self._charged = sum(risk for _, risk in self._recent)
         if len(saved.get("weights", ())) == width:
             self._weights = np.array(saved["weights"])
 
