@@ -29,7 +29,7 @@ TEAMS = {
     "growth": ["campaigns"],
     "research": [""],
 }
-WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog", "and", "thinks", "about", "the", "price", "of", "a", "token"]
+WORDS = ("all happy families are alike", "each unhappy family is unhappy", "in its own way", "and so is each gateway")
 
 
 def _varied(least: float, most: float, failing: float = 0.0) -> Any:
@@ -39,7 +39,7 @@ def _varied(least: float, most: float, failing: float = 0.0) -> Any:
         if random.random() < failing:
             await status(503, error="overloaded", message="the engine is overloaded")(reply)
             return
-        text = " ".join(random.choices(WORDS, k=random.randint(6, 30)))
+        text = " ".join(random.choices(WORDS, k=random.randint(2, 6)))
         await answer(text, delay=random.uniform(least, most), between=random.uniform(0.002, 0.012))(reply)
 
     return act

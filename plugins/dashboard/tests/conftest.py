@@ -220,3 +220,15 @@ def page(chromium):
     yield page
     chromium.get("about:blank")
     chromium.execute_cdp_cmd("Network.clearBrowserCookies", {})
+
+
+@pytest.fixture(scope="session")
+def serve():
+    """`with serve(configuration, folder, port=0) as served`."""
+    return serving
+
+
+@pytest.fixture(scope="session")
+def configure(provider):
+    """`configure(plugin, …, models=…)`: a configuration with the dashboard first."""
+    return lambda *plugins, **more: configured(provider, *plugins, **more)
