@@ -179,7 +179,7 @@ class Engine:
                 await self._learn(found, wrong=not same, hit=False)
                 if same:
                     group = known.group
-        await self._put(found, body, group or uuid.uuid4().hex[:24], fresh)
+        await self._put(exchange, found, body, group or uuid.uuid4().hex[:24], fresh=fresh)
 
     async def _same(self, exchange: Exchange, found: Lookup, known: Entry, answer: str) -> bool | None:
         """Ask a judge that must see both answers, and now and then one question that it must deny."""
@@ -207,10 +207,9 @@ class Engine:
                 found.question.text, answer_text(unpack(found.entry.answer)), answer, parent=exchange
             )
         )
-        self._namespaces[found.question.namespace].paid += int(fresh.get("cost", 0))
         await self._learn(found, wrong=not same, hit=True)
         if not same:
-            await self._put(found, body, group or uuid.uuid4().hex[:24], fresh)
+            await self._put(exchange, found, body, group or uuid.uuid4().hex[:24], fresh=fresh)
 
     async def _learn(self, found: Lookup, *, wrong: bool, hit: bool) -> None:
         assert found.scored is not None
@@ -225,10 +224,10 @@ class Engine:
             values["floor"] = min(known.floor, found.verdict.risk / 2)
         await self.store.update(known.id, values)
 
-    async def _put(self, found: Lookup, body: bytes, group: str, fresh: dict[str, Any]) -> None:
+    async def _put(self, exchange: Exchange, found: Lookup, body: bytes, group: str, *, fresh: dict[str, Any]) -> None:
         question, now = found.question, time.time()
         if found.vector is None:
-            found.vector = await self.embedder.embed(question.text)
+            found.vector = await self.embedder.embed(question.text, parent=exchange)
         own = self._namespaces.own(question.namespace)
         ttl = self._settings.volatile_ttl if question.volatile else (own.ttl if own and own.ttl else self._settings.ttl)
         if found.ttl is not None:

@@ -27,31 +27,28 @@ class Judge(Protocol):
     async def same(self, question: str, one: str, other: str, *, parent: Exchange) -> bool: ...
 
 
-class _KeyJudge:
-    """A judge that looks at one answer at a time."""
+class Normalised:
+    """Equal but for case, white space, markup and closing punctuation. Never wrong when it says yes."""
 
     def key(self, answer: str) -> str:
-        return hashlib.blake2b(self.reduced(answer).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
-
-    def reduced(self, answer: str) -> str:
-        raise NotImplementedError
+        return _digest(normalise(_MARKUP.sub("", answer)))
 
     async def same(self, question: str, one: str, other: str, *, parent: Exchange) -> bool:
         return self.key(one) == self.key(other)
 
 
-class Normalised(_KeyJudge):
-    """Equal but for case, white space, markup and closing punctuation. Never wrong when it says yes."""
-
-    def reduced(self, answer: str) -> str:
-        return normalise(_MARKUP.sub("", answer))
-
-
-class FirstLine(_KeyJudge):
+class FirstLine:
     """The first line that is not empty is the answer; what follows is explanation."""
 
-    def reduced(self, answer: str) -> str:
-        return normalise(next((line for line in answer.splitlines() if line.strip()), ""))
+    def key(self, answer: str) -> str:
+        return _digest(normalise(next((line for line in answer.splitlines() if line.strip()), "")))
+
+    async def same(self, question: str, one: str, other: str, *, parent: Exchange) -> bool:
+        return self.key(one) == self.key(other)
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
 
 class EmbeddingJudge:

@@ -44,6 +44,7 @@ _log = logging.getLogger("junctor.semantic_cache")
 _STATE = "semantic_cache"
 _COMPLETE = frozenset({"stop", "end_turn", "stop_sequence"})
 _CALLS = frozenset({"tool_calls", "tool_use", "function_call"})
+_OWN = frozenset({"embedding", "judge", "verify"})  # purposes of the exchanges that this plugin begins
 _SAVE = 60.0  # seconds between two savings of what was learned
 _READY = 10.0  # seconds that the start waits for a model that is already on this machine
 _RETRY = 30.0  # seconds between two attempts to get model and store
@@ -260,6 +261,9 @@ class SemanticCache:
 
     @hookimpl
     async def post_call(self, exchange: Exchange, response: Response | None, error: BaseException | None) -> None:
+        if exchange.purpose:
+            self._pay(exchange)
+            return
         found: Lookup | None = exchange.state.pop(_STATE, None)
         if found is None or self.engine is None:
             return
@@ -269,6 +273,13 @@ class SemanticCache:
             body = self._complete(exchange, response)
             if body is not None:
                 self._queue(self._answers, (exchange, found, body, self._fresh(exchange, response)))
+
+    def _pay(self, exchange: Exchange) -> None:
+        """Charge what the cache itself asks of a provider to the namespace it is asked for, whatever came of it."""
+        if exchange.purpose in _OWN and exchange.parent is not None and exchange.cost is not None:
+            namespace = self.namespaces[namespace_of(exchange.parent, self._settings)]
+            namespace.paid += exchange.cost.total
+            namespace.dirty = True
 
     def _after_hit(self, exchange: Exchange, found: Lookup) -> None:
         self._queue(self._answers, (exchange, found, b"", {}))

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import httpx
 from qdrant_client import AsyncQdrantClient, models
 from qdrant_client.http.exceptions import ApiException
 
@@ -125,13 +124,13 @@ class ServerStore:
             raise StoreError(f"a vector of dimension {len(vector)} in a collection of {self._dimension}")
 
     async def _call(self, call: Awaitable[T], *, slow: bool = False) -> T:
-        """One call within its time; whatever the client raises is a `StoreError`."""
+        """One call within its time; whatever the client raises is a `StoreError` (it wraps what httpx raises)."""
         try:
             async with asyncio.timeout(10.0 if slow else self._timeout):
                 return await call
         except TimeoutError:
             raise StoreError(f"no answer within {10.0 if slow else self._timeout:g} s") from None
-        except (ApiException, OSError, ValueError, httpx.HTTPError) as error:
+        except (ApiException, OSError, ValueError) as error:
             raise StoreError(str(error).replace("\n", " ")[:500] or type(error).__name__) from error
 
 
