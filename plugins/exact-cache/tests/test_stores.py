@@ -198,6 +198,14 @@ async def test_a_store_that_failed_three_times_is_left_alone_for_a_while():
     assert (guard.resting, guard.failures) == (True, 3)
 
 
+async def test_many_calls_that_fail_at_once_are_one_reason_to_rest():
+    guard = Guard(0.01)
+    await asyncio.gather(*(guard(asyncio.sleep(5)) for _ in range(50)), return_exceptions=True)
+    assert guard.resting
+    await asyncio.sleep(1.05)
+    assert not guard.resting
+
+
 async def test_one_good_answer_makes_the_store_trusted_again():
     guard = Guard(0.01)
     with pytest.raises(StoreError, match="in time"):

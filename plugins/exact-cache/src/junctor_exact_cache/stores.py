@@ -138,13 +138,14 @@ class Guard:
             raise
         if self._in_a_row:
             _log.info("the store of the exact cache answers again")
-            self._in_a_row, self._pause = 0, 1.0
+            self._in_a_row, self._pause, self._until = 0, 1.0, 0.0
         return result
 
     def _failed(self, what: str) -> None:
         self.failures += 1
         self._in_a_row += 1
-        if self._in_a_row >= self._FAILURES:
+        # Calls that were under way when the rest began fail within it, and are no reason for a longer one.
+        if self._in_a_row >= self._FAILURES and not self.resting:
             self._until = time.monotonic() + self._pause
             _log.warning("the store of the exact cache is left alone for %g s: %s", self._pause, what)
             self._pause = min(self._LONGEST, self._pause * 2)
