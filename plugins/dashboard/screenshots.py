@@ -110,14 +110,17 @@ def _picture(page: Page, file: Path, height: int | None = None) -> None:
 
 
 def _photograph(page: Page, served: Served, into: Path) -> None:
-    page.size(1440)
+    page.size(1320)
     page.log_in(served.root).shows("live", "#status")
     time.sleep(3)
-    page.js("document.querySelector('#exchanges button.open').click()")
-    time.sleep(0.5)
+    # The story of one that took more than one attempt tells most.
+    script = "return [...document.querySelectorAll('#exchanges tr.row')].find((r) => /attempts/.test(r.innerText))"
+    page.until(lambda: page.js(script) is not None, 60)
+    page.js(script + "?.querySelector('button.open').click()")
+    time.sleep(1)
     for scheme in ("light", "dark"):
         page.colours(scheme)
-        _picture(page, into / f"dashboard-{scheme}.png", 2300)
+        _picture(page, into / f"dashboard-{scheme}.png", 2100)
     page.colours("light")
     page.size(390, 844)
     time.sleep(1.5)

@@ -112,7 +112,12 @@ def configured(url, *plugins, models=None, **more):
     """A configuration with one model `fast`, the dashboard first."""
     target = {"target": "openai/gpt-4o-mini", "api_key": "k" * 20, "base_url": url, "price": {"input": 1, "output": 2}}
     models = models or [{"name": "fast", "targets": [target]}]
-    return {"admin": {"key": KEY}, "models": models, "plugins": ["dashboard", *plugins, "relay"], **more}
+    return {
+        "admin": {"key": KEY},
+        "models": models,
+        "plugins": [{"dashboard": {"login_attempts": 1000}}, *plugins, "relay"],
+        **more,
+    }
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,8 @@ def test_a_broken_stream_is_told_and_opened_again(page, serve, configure, tmp_pa
     page.shows("reconnecting", "#status")
     with serve(config, tmp_path, port=port) as served:
         page.shows("live", "#status", 20)
-        served.chat("after-the-break")
-        page.shows("after-the-break", "#exchanges")
+        served.chat("back-again")
+        page.shows("back-again", "#exchanges")
     assert page.js("return document.querySelector('#status').getAttribute('role')") == "status"
 
 
