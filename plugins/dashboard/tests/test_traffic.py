@@ -5,11 +5,12 @@ import json
 import time
 
 import pytest
-from junctor import ErrorKind, ProviderError
+from junctor import ErrorKind, ProviderError, hookimpl
 from junctor.testing import FakeProvider
 from junctor_dashboard import Dashboard
 from junctor_dashboard.merge import costs_of, targets_of, traffic_of
 from junctor_dashboard.sketch import bucket, quantile
+from junctor_dashboard.story import as_json
 
 PRICED = [{"name": "test", "targets": [{"target": "fake/one", "price": {"input": 1, "output": 2}}]}]
 KEYED = {"admin": {"key": "the-admin-key-of-this-test"}, "models": PRICED}
@@ -174,3 +175,15 @@ async def _until(condition, seconds=6.0):
     while not condition():
         assert time.monotonic() < until
         await asyncio.sleep(0.02)
+
+
+async def test_a_fact_that_is_not_json_does_not_hide_the_story(counted):
+    class Odd:
+        @hookimpl
+        async def pre_route(self, exchange):
+            exchange.facts["odd"] = {1, 2}
+
+    async with counted(Odd(), FakeProvider()) as g:
+        await g.chat()
+        (story,) = traffic(g).stories
+    assert json.loads(as_json(story))["facts"]["odd"] == "{1, 2}"

@@ -13,7 +13,7 @@ from junctor.state import Script, StateUnavailable
 
 from junctor_dashboard.merge import costs_of, targets_of, traffic_of
 from junctor_dashboard.sources import caches_of, quotas_of
-from junctor_dashboard.story import summary_of
+from junctor_dashboard.story import as_json, summary_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -151,9 +151,9 @@ class Hub:
         self._show(stories)
         if self._state.shared:
             try:
-                message = jsons.dumps({"from": self._traffic.worker, "stories": stories})
+                message = as_json({"from": self._traffic.worker, "stories": stories})
                 await self._state.publish(_CHANNEL, message)
-            except (StateUnavailable, TypeError, ValueError):
+            except StateUnavailable:
                 self._partial = True
 
     def _show(self, stories: Sequence[dict[str, Any]]) -> None:

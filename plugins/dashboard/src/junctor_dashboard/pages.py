@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from junctor_dashboard.ledger import RANGES, Ledger
 from junctor_dashboard.session import COOKIE
+from junctor_dashboard.story import as_json
 from junctor_dashboard.traffic import DIMENSIONS
 
 if TYPE_CHECKING:
@@ -229,7 +230,7 @@ def _never_kept() -> dict[str, str]:
 
 
 def _json(value: Any, status: int = 200) -> Response:
-    return Response(jsons.dumps(value), status, _never_kept(), media_type="application/json")
+    return Response(as_json(value), status, _never_kept(), media_type="application/json")
 
 
 def _same_origin(request: Request) -> bool:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
+
+from junctor import jsons
 
 if TYPE_CHECKING:
     from junctor import Usage
@@ -10,7 +13,7 @@ if TYPE_CHECKING:
 
     from junctor_dashboard.capture import AttemptTaken, Taken
 
-__all__ = ["SUMMARY", "cost_of", "from_record", "overhead_of", "story_of", "summary_of"]
+__all__ = ["SUMMARY", "as_json", "cost_of", "from_record", "overhead_of", "story_of", "summary_of"]
 
 SUMMARY = (
     *("key", "id", "time", "team", "feature", "model", "target", "outcome", "status", "stream", "purpose"),
@@ -25,6 +28,14 @@ _WAITING = ("call", "on_error")
 def summary_of(story: dict[str, Any]) -> dict[str, Any]:
     """The line of the list."""
     return {name: story[name] for name in SUMMARY}
+
+
+def as_json(value: Any) -> bytes:
+    """The value as JSON; what a plugin left in the facts that is none is shown as text."""
+    try:
+        return jsons.dumps(value)
+    except (TypeError, ValueError):
+        return json.dumps(value, default=str, skipkeys=True).encode()
 
 
 def overhead_of(taken: Taken) -> float:
