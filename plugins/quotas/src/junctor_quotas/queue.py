@@ -115,7 +115,7 @@ class FairQueue:
             outcome, stay = await attempt()
             if outcome.admitted:
                 self._admitted(waiter)
-            if not stay:
+            if not stay or (outcome.wait or 0.0) > left:  # there is no room in the time that it has
                 return outcome
             await _either(self._freed, min(left, pause, outcome.wait or pause))
             pause = min(_LONGEST_POLL, pause * 1.5)

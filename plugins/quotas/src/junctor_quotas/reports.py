@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from junctor_quotas.answers import Reading
     from junctor_quotas.limits import Claim, Limits
+    from junctor_quotas.queue import Queues
 
 __all__ = ["Book", "Reports"]
 
@@ -99,31 +100,32 @@ def _row(claim: Claim, values: Sequence[int], now: float) -> dict[str, Any]:
         "reserved": held,
         "remaining": max(0, hard - used - held),
         "resets_at": resets,
-        "forecast": _forecast(claim, hard - used - held, last + current, now),
-        "queue": 0,
+        "forecast": _forecast(claim, (hard, hard - used - held), last + current, now),
+        "queue": None,
     }
 
 
-def _forecast(claim: Claim, remaining: int, recent: int, now: float) -> float | None:
-    """When the limit is reached at the rate of the last two parts of the window; None if not within it."""
+def _forecast(claim: Claim, room: tuple[int, int], recent: int, now: float) -> float | None:
+    """When the limit is reached at the rate of the last two parts of the window; None if not within it. `room`: in all, and left."""
     window = claim.limit.window
     if window is None or recent <= 0:
         return None
     width = window.width / 1000
     rate = recent / (width + now % width)
+    hard, remaining = room
     at = now + max(0, remaining) / rate
     if claim.until:
         return at if at < claim.until / 1000 else None
-    return at if rate * window.seconds > claim.limit.hard else None
+    return at if rate * window.seconds > hard else None
 
 
 class Reports:
     """The admin paths, and the list of scopes that this worker has seen since it told last."""
 
-    def __init__(self, plugin: Any) -> None:
-        self._plugin = plugin
-        self._state: State = plugin._gateway.state
-        self._book = Book(self._state, plugin.limits)
+    def __init__(self, state: State, limits: Limits, queues: Queues) -> None:
+        self._state = state
+        self._queues = queues
+        self._book = Book(state, limits)
         self._seen: OrderedDict[str, str] = OrderedDict()
         self._told: OrderedDict[str, float] = OrderedDict()
 
@@ -152,10 +154,8 @@ class Reports:
         """All scopes, with the requests that wait in this worker."""
         await self.publish()
         rows = await self._book.rows()
-        queues = self._plugin.queues
-        if queues:
-            for row in rows:
-                row["queue"] = queues.length_of(row["name"], row["scope"])
+        for row in rows:
+            row["queue"] = self._queues.length_of(row["name"], row["scope"])
         return rows
 
     def routes(self) -> list[BaseRoute]:
@@ -169,7 +169,7 @@ class Reports:
         try:
             body = jsons.dumps(await self.rows())
         except StateUnavailable:
-            return Response(b'{"error":{"message":"the store does not answer"}}', 503, media_type="application/json")
+            return _away()
         return Response(body, media_type="application/json")
 
     async def _change(self, request: Request) -> Response:
@@ -177,12 +177,18 @@ class Reports:
             body = jsons.loads(await request.body())
             name, scope = str(body["name"]), str(body.get("scope", "global"))
             limit, used = int(body.get("limit", -1)), int(body.get("used", -1))
+            if limit < -2 or used < -1 or (limit, used) == (-1, -1):
+                raise ValueError("nothing to change, or less than nothing")
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise BadRequest('write {"name": …, "scope": …, "limit": … or "used": …}') from None
+            raise BadRequest(
+                'write {"name": …, "scope": …, "limit": … or "used": …}; a limit of -2 is the configured one'
+            ) from None
         try:
             await self._book.adjust(name, scope, limit=limit, used=used)
         except KeyError:
             raise NotFound(f"no limit '{name}' of {scope} was seen") from None
+        except StateUnavailable:
+            return _away()
         return Response(b'{"ok":true}', media_type="application/json")
 
     async def _stream(self, request: Request) -> Response:
@@ -195,3 +201,8 @@ class Reports:
             except StateUnavailable:
                 yield b": the store does not answer\n\n"
             await asyncio.sleep(_EVERY)
+
+
+def _away() -> Response:
+    body = b'{"error":{"message":"the store does not answer"}}'
+    return Response(body, 503, {"retry-after": "1"}, media_type="application/json")

@@ -58,17 +58,24 @@ class Slices:
     async def take(self, claims: Claims, amounts: Sequence[int]) -> Outcome | None:
         """Take all or nothing; the store's refusal, or None when there was room. Raises `StoreDown`."""
         taken: list[tuple[_Slice, int]] = []
-        for place, (claim, amount) in enumerate(zip(claims.claims, amounts, strict=True)):
-            part = self._slice(claims, claim)
-            refusal = None if part.free >= amount else await self._refill(part, amount)
-            if refusal is not None:
-                for other, held in taken:
-                    other.held -= held
-                refusal.refused = place
-                return refusal
-            part.held += amount
-            part.used = monotonic()
-            taken.append((part, amount))
+        whole = False
+        try:
+            for place, (claim, amount) in enumerate(zip(claims.claims, amounts, strict=True)):
+                part = self._slice(claims, claim)
+                refusal = None if part.free >= amount else await self._refill(part, amount)
+                if refusal is not None:
+                    refusal.refused = place
+                    if refusal.counts:  # none when a calendar period is over
+                        refusal.counts = self.counts(claims)
+                    return refusal
+                part.held += amount
+                part.used = monotonic()
+                taken.append((part, amount))
+            whole = True
+        finally:
+            if not whole:
+                for part, held in taken:
+                    part.held -= held
         return None
 
     def give_back(self, claims: Claims, held: Sequence[int], finals: Sequence[int]) -> None:
