@@ -1,11 +1,11 @@
 """A pipelining client for one Redis server: commands of one turn of the event loop leave in one write.
 
-Why not redis-py here: a limit, a circuit or a cached key costs a call of the store per request, and redis-py spends
-about 70 µs of CPU on each (a connection from the pool, a parser, callbacks). One connection, hiredis for both
-directions and one timer for all calls need about 4 µs when many requests are in flight, and 40 µs when there is only
-one (see `plugins/quotas/benchmarks/hot_path.py`). redis-py's cluster client also opens a connection for each
-call in flight, and sends a command again after a lost connection whether or not it was executed; here nothing is ever
-sent twice, because it would be counted twice.
+Why not redis-py here: a limit, a circuit or a cached key costs a call of the store per request, and redis-py pays for
+each with a connection from the pool, a parser and callbacks. Here one connection, hiredis for both directions and one
+timer serve all calls, so that a call costs less the more are in flight (`plugins/quotas/benchmarks/hot_path.py` with
+the address of a Redis prints what it costs for one client and for many). redis-py's cluster client also opens a
+connection for each call in flight, and sends a command again after a lost connection whether or not it was executed;
+here nothing is ever sent twice, because it would be counted twice.
 """
 
 from __future__ import annotations
