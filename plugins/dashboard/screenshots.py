@@ -120,7 +120,7 @@ def _photograph(page: Page, served: Served, into: Path) -> None:
     time.sleep(1)
     for scheme in ("light", "dark"):
         page.colours(scheme)
-        _picture(page, into / f"dashboard-{scheme}.png", 2100)
+        _picture(page, into / f"dashboard-{scheme}.png", 1960)
     page.colours("light")
     page.size(390, 844)
     time.sleep(1.5)

@@ -36,9 +36,8 @@ function outlook(row) {
 // A sliding window has no moment at which it begins anew.
 const calendar = (row) => row.resets_at && ["day", "week", "month"].includes(row.window);
 
-// "team=search,feature=ranking": the values name the scope, the attributes belong to the limit.
+// "team=search,feature=ranking": the values name the scope; the whole is its tooltip.
 const scope = (row) => row.scope.split(",").map((part) => part.slice(part.indexOf("=") + 1)).join(" / ") || "global";
-const per = (row) => row.scope.split(",").filter((part) => part.includes("=")).map((part) => part.split("=")[0]).join(", ");
 
 let table = null;
 
@@ -58,7 +57,7 @@ export function quotas(rows, plugins) {
     table = new Table(body, {
       caption: "Quotas and budgets, the fullest first", page: 8, key: (r) => `${r.name}|${r.scope}`, words: (r) => `${r.scope} ${r.name} ${r.dimension}`,
       columns: [
-        { title: "Scope and limit", wide: true, cell: (r) => ({ sign: [r.scope, r.name, r.window], node: () => [h("span", { class: "name" }, scope(r)), h("span", { class: "sub" }, [r.name, per(r) && `by ${per(r)}`, r.window && `per ${r.window}`].filter(Boolean).join(" · "))] }) },
+        { title: "Scope and limit", wide: true, cell: (r) => ({ sign: [r.scope, r.name, r.window], node: () => [h("span", { class: "name", title: r.scope }, scope(r)), h("span", { class: "sub" }, [r.name, r.window && `per ${r.window}`].filter(Boolean).join(" · "))] }) },
         { title: "Used", wide: true, cell: (r) => ({ sign: [r.used, r.reserved, r.limit, r.soft], node: () => bar(r) }) },
         { title: "Outlook", cell: (r) => ({ sign: [used(r) >= 1, softly(r), r.forecast && Math.round(r.forecast / 5), Math.round((r.resets_at || 0) / 5), Math.round(Date.now() / 5000)], node: () => outlook(r) }) },
         { title: "Queue", cls: "number", cell: (r) => r.queue ? f.count(r.queue) : f.DASH },
