@@ -70,6 +70,7 @@ def limit_headers(readings: Iterable[Reading], now: float, wire: str) -> dict[st
 
 def duration(seconds: float) -> str:
     """As OpenAI writes it: `120ms`, `1.5s`, `6m0s`, `2h30m0s`."""
+    seconds = round(seconds, 3)
     if seconds < 1:
         return f"{round(seconds * 1000)}ms"
     if seconds < 60:

@@ -104,6 +104,11 @@ class Estimator:
                 return lengths.usual
         return self._expected
 
+    @property
+    def remembered(self) -> int:
+        """How many figures it keeps: of models, and of clients at models."""
+        return len(self._bytes) + len(self._lengths) + len(self._per_event)
+
     def per_event(self, model: str) -> float:
         """Tokens of output in one event of a stream."""
         ratio = self._per_event.get(model)

@@ -106,7 +106,10 @@ def _row(claim: Claim, values: Sequence[int], now: float) -> dict[str, Any]:
 
 
 def _forecast(claim: Claim, room: tuple[int, int], recent: int, now: float) -> float | None:
-    """When the limit is reached at the rate of the last two parts of the window; None if not within it. `room`: in all, and left."""
+    """When the limit is reached at the rate of the last two parts of the window; None if not within it.
+
+    `room` is the limit in force, and what is left of it.
+    """
     window = claim.limit.window
     if window is None or recent <= 0:
         return None

@@ -112,6 +112,7 @@ class Slices:
             lease, spent = part.lease, part.spent
             part.lease, part.spent = None, 0
             await self._store.settle(lease, [spent])
+            await self._store.catch_up()
         spent = part.spent
         if part.lease is None:
             outcome = await self._store.reserve(part.claims, [more + spent + part.held])

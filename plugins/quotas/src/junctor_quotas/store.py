@@ -7,6 +7,7 @@ import logging
 import os
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from itertools import islice
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +96,7 @@ class Store:
         self._offset = 0.0
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
+        self._reporting = asyncio.Lock()
         self.local_admissions = 0
         self.available = True
 
@@ -136,6 +138,8 @@ class Store:
             for place, change in enumerate(more):
                 used = min(charge[place], lease.amounts[place]) if charge else 0
                 lease.amounts[place] = max(0, lease.amounts[place] + change - used)
+            if lease.local and charge:
+                self._owe_local(lease, charge)
         return outcome
 
     async def settle(self, lease: Lease, finals: Sequence[int]) -> list[tuple[int, int, int]]:
@@ -143,7 +147,7 @@ class Store:
         self._leases.pop(lease.id, None)
         if lease.local:
             answer = await self._local.run(SETTLE, lease.claims.keys, self._settle_arguments(lease, finals, ""))
-            self._owe(Lease("local-" + lease.id, lease.claims, []), [max(0, final) for final in finals])
+            self._owe_local(lease, finals)
             return _pairs(lease.claims, answer)
         try:
             answer = await self._settled(lease, finals)
@@ -158,7 +162,10 @@ class Store:
     # ---- the steps
 
     async def _take(self, lease: Lease, more: Sequence[int], charge: Sequence[int]) -> Outcome:
-        if lease.local:
+        closed = any(claim.limit.closed for claim in lease.claims.claims)
+        running = lease.id in self._leases
+        # A store that is back is asked again once it knows what was used without it: see `_keep`.
+        if lease.local or not (self.available or closed or running):
             return await self._take_local(lease, more, charge)
         try:
             answer = await self._run_reserve(lease, more, charge)
@@ -166,13 +173,12 @@ class Store:
             self.available = False
             self._take_back(lease)
             # What runs already stays with the store, and is settled there when it is back.
-            if lease.id in self._leases or any(claim.limit.closed for claim in lease.claims.claims):
+            if running or closed:
                 raise StoreDown("the store of the limits does not answer") from error
             return await self._take_local(lease, more, charge)
         except asyncio.CancelledError:
             self._take_back(lease)
             raise
-        self.available = True
         return self._outcome(answer, lease)
 
     def _take_back(self, lease: Lease) -> None:
@@ -302,6 +308,11 @@ class Store:
 
     # ---- in the background
 
+    def _owe_local(self, lease: Lease, used: Sequence[int]) -> None:
+        self._number += 1
+        told = Lease(f"local-{lease.id}-{self._number}", lease.claims, [])
+        self._owe(told, [max(0, amount) for amount in used])
+
     def _owe(self, lease: Lease, finals: list[int]) -> None:
         if not any(finals) and not lease.amounts:
             return
@@ -334,11 +345,23 @@ class Store:
             except StateUnavailable:
                 await asyncio.sleep(0.2)
 
+    async def catch_up(self) -> None:
+        """Tell the store now what was used without it; if it does not answer, it is told later."""
+        try:
+            await self._report()
+        except StateUnavailable:
+            self.available = False
+
     async def _report(self) -> None:
-        while self._owed:
-            key, (lease, finals) = next(iter(self._owed.items()))
-            await self._settled(lease, finals)
-            self._owed.pop(key, None)
+        async with self._reporting:
+            while self._owed:
+                batch = list(islice(self._owed.items(), _BATCH))
+                settled = await asyncio.gather(*(self._settled(*owed) for _, owed in batch), return_exceptions=True)
+                for (key, _), result in zip(batch, settled, strict=True):
+                    if not isinstance(result, BaseException):
+                        self._owed.pop(key, None)
+                if failed := next((result for result in settled if isinstance(result, BaseException)), None):
+                    raise failed
 
     async def _renew(self) -> None:
         await self._renew_in(self._local, [lease for lease in self._leases.values() if lease.local])
