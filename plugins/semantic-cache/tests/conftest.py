@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import importlib.util
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +16,10 @@ from junctor.errors import AssetError
 from junctor.testing import FakeProvider, Recorder, require
 from junctor_semantic_cache import SemanticCache
 from junctor_semantic_cache.models import load_model
+
+_spec = importlib.util.spec_from_file_location("fake_qdrant", Path(__file__).with_name("fake_qdrant.py"))
+fake_qdrant = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(fake_qdrant)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -45,13 +51,21 @@ class WordsModel:
 
 
 class Knows(FakeProvider):
-    """Answers each question by what it was told; the second line is a count, so that no two answers are equal."""
+    """Answers each question by what it was told; the second line is a count, so that no two answers are equal.
 
-    def __init__(self, answers: dict[str, str] | None = None, **fields: Any) -> None:
+    As the model `judge` it says `verdict`.
+    """
+
+    def __init__(self, answers: dict[str, str] | None = None, *, verdict: str = "yes", **fields: Any) -> None:
         super().__init__(**fields)
         self.answers = answers or {}
+        self.verdict = verdict
 
     def _answer(self, exchange: Any, text: str) -> Any:
+        if exchange.request.operation == "embeddings":
+            return super()._answer(exchange, text)
+        if exchange.request.model == "judge":
+            return super()._answer(exchange, self.verdict)
         content = exchange.request.body["messages"][-1]["content"]
         question = content if isinstance(content, str) else content[0]["text"]
         return super()._answer(exchange, f"{self.answers.get(question, question)}\ncall {len(self.calls)}")
@@ -71,6 +85,11 @@ class Setup:
         answer = await self.harness.chat(text, **fields)
         await self.settle()
         return answer
+
+    @property
+    def purposes(self) -> list[str]:
+        """Of the exchanges that the cache began itself."""
+        return [e.purpose for e, _, _ in self.recorder.ended if e.purpose]
 
     async def settle(self) -> None:
         await asyncio.wait_for(self.cache._answers.join(), 10)
@@ -93,11 +112,12 @@ def running(gateway: Callable[..., Any], tmp_path: Any) -> Callable[..., Any]:
         provider: Any = None,
         load: Any = lambda name: WordsModel(),
         wait: bool = True,
+        chance: Any = None,
         **more: Any,
     ) -> AsyncIterator[Setup]:
         class Cache(SemanticCache):
             def __init__(self, settings: Any, gateway: Any) -> None:
-                super().__init__(settings, gateway, load=load)
+                super().__init__(settings, gateway, load=load, chance=chance)
 
         given = {
             "judge": "first_line",
@@ -122,6 +142,14 @@ def knows() -> type[Knows]:
 @pytest.fixture
 def words() -> WordsModel:
     return WordsModel()
+
+
+@pytest.fixture
+def fake() -> Any:
+    """A Qdrant server of the test's own."""
+    server = fake_qdrant.FakeQdrant()
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="session")

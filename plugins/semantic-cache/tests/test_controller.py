@@ -2,7 +2,7 @@ import random
 
 import numpy as np
 import pytest
-from junctor_semantic_cache.bounds import upper_bound
+from junctor_semantic_cache.bounds import upper_bound, window_budget
 from junctor_semantic_cache.controller import SIGNALS, Limits, Namespace
 from junctor_semantic_cache.scoring import load_weights
 
@@ -143,3 +143,24 @@ def test_the_report_bounds_what_was_verified():
     assert report["hits"] == hits
     assert report["wrong_estimate"] <= 0.01
     assert 0 < report["wrong_bound_95"] <= report["hit_rate"]
+
+
+def test_a_quiet_past_is_no_licence_for_a_bad_hour():
+    namespace = Namespace(PRIOR)
+    for _ in range(20_000):
+        namespace.request()
+    for _ in range(1000):
+        namespace.request()
+        verdict = namespace.judge(signals(6.0))
+        if verdict.serve:
+            namespace.served(0.05)
+    assert 0 < namespace.spent <= window_budget(1000, 0.01) + 0.05
+
+
+def test_the_last_thousand_requests_outlive_a_restart():
+    namespace, again = Namespace(PRIOR), Namespace(PRIOR)
+    for _ in range(20_000):
+        namespace.request()
+    namespace.served(window_budget(1000, 0.01))
+    again.restore(namespace.dump())
+    assert again.judge(signals(6.0)).why == "error budget spent"

@@ -1,12 +1,14 @@
 """Whatever breaks, the request is served, the bypass is said, and nobody waits long."""
 
+import contextlib
+import fcntl
 import json
+import shutil
 import time
 
 import pytest
 from junctor.errors import AssetError, ConfigError
 from junctor_semantic_cache.calibrate import _records, calibrate
-from junctor_semantic_cache.store import StoreError
 
 
 class Broken:
@@ -40,7 +42,8 @@ async def test_without_the_model_requests_pass_by(running):
 async def test_a_model_that_breaks_is_a_request_that_is_served(running):
     async with running(load=lambda name: Broken()) as g:
         answer = await g.harness.chat("Why?")
-    assert answer.status == 200
+        assert "the model broke" in g.fact["why"]
+    assert (answer.status, answer.headers["x-junctor-cache"]) == (200, "bypass")
     assert answer.text.startswith("Why?")
 
 
@@ -52,22 +55,61 @@ async def test_a_model_that_is_slow_costs_no_more_than_the_limit(running):
     assert answer.headers["x-junctor-cache"] == "bypass"
 
 
-@pytest.mark.parametrize("method", ["get", "search"])
-async def test_a_store_that_is_gone_is_a_bypass(running, method):
-    async with running() as g:
-
-        class Gone(type(g.cache.engine.store)):
-            pass
-
-        async def gone(*args, **fields):
-            raise StoreError("the store is gone")
-
-        setattr(Gone, method, gone)
-        g.cache.engine.store.__class__ = Gone
+async def test_a_server_that_fails_is_a_bypass_and_a_cache_again_later(running, fake):
+    async with running({"store": {"url": fake.url, "timeout": "2s"}}) as g:
+        await g.ask("Why?")
+        fake.broken = True
         answer = await g.harness.chat("Why?")
-        assert answer.status == 200
+        assert (answer.status, answer.headers["x-junctor-cache"]) == (200, "bypass")
+        assert g.fact["why"].startswith("StoreError")
+        fake.broken = False
+        assert (await g.harness.chat("Why?")).headers["x-junctor-cache"] == "semantic-hit"
+
+
+async def test_a_server_that_goes_away_is_a_bypass(running, fake):
+    async with running({"store": {"url": fake.url, "timeout": "2s"}}) as g:
+        await g.ask("Why?")
+        fake.close()
+        answer = await g.harness.chat("Why?")
+        assert (answer.status, answer.headers["x-junctor-cache"]) == (200, "bypass")
+
+
+async def test_a_server_that_is_slow_costs_no_more_than_the_stores_limit(running, fake):
+    async with running({"store": {"url": fake.url, "timeout": "100ms"}}) as g:
+        fake.delay = 1.0
+        started = time.monotonic()
+        answer = await g.harness.chat("Why?")
+        assert time.monotonic() - started < 0.8
         assert answer.headers["x-junctor-cache"] == "bypass"
-        assert "gone" in g.fact["why"]
+        assert "within 0.1 s" in g.fact["why"]
+        fake.delay = 0.0
+
+
+async def test_a_place_where_nothing_can_be_written_is_a_bypass(running, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    async with running({"store": {"path": str(tmp_path / "file")}}, wait=False) as g:
+        answer = await g.harness.chat("Why?")
+        assert (answer.status, answer.headers["x-junctor-cache"]) == (200, "bypass")
+
+
+async def test_shards_that_are_all_locked_are_a_bypass(running, tmp_path):
+    folder = tmp_path / "store" / "vectors" / "junctor-words-64"
+    folder.mkdir(parents=True)
+    with contextlib.ExitStack() as stack:
+        for number in range(256):
+            fcntl.flock(stack.enter_context((folder / f"shard-{number}.lock").open("a+b")), fcntl.LOCK_EX)
+        async with running(wait=False) as g:
+            answer = await g.harness.chat("Why?")
+            assert (answer.status, answer.headers["x-junctor-cache"]) == (200, "bypass")
+            assert "every shard is in use" in g.fact["why"]
+
+
+async def test_a_folder_that_is_removed_under_way_harms_no_request(running, tmp_path):
+    async with running() as g:
+        await g.ask("Why?")
+        shutil.rmtree(tmp_path / "store")
+        assert (await g.ask("Why?")).status == 200
+        assert (await g.ask("What is new?")).status == 200
 
 
 async def test_a_server_that_does_not_answer_at_the_start_is_a_bypass(running):

@@ -4,8 +4,7 @@ import asyncio
 
 import numpy as np
 import pytest
-from junctor.testing import FakeProvider
-from junctor_semantic_cache.embedders import EmbedderBusy, GatewayEmbedder, LocalEmbedder
+from junctor_semantic_cache.embedders import EmbedderBusy, LocalEmbedder
 from junctor_semantic_cache.models import reference_vectors
 
 
@@ -56,13 +55,3 @@ async def test_too_many_waiting_texts_are_refused(words):
     results = await asyncio.gather(*(embedder.embed(str(n)) for n in range(4)), return_exceptions=True)
     assert sum(isinstance(result, EmbedderBusy) for result in results) == 2
     await embedder.aclose()
-
-
-async def test_an_embedding_model_of_the_gateway_is_asked_and_paid_for(running):
-    async with running(provider=FakeProvider()) as g:
-        embedder = await GatewayEmbedder.open(g.harness.gateway, "test")
-        assert embedder.dimension == 2
-        await embedder.embed("same")
-        await embedder.embed("same")
-        purposes = [exchange.purpose for exchange, _, _ in g.recorder.ended]
-    assert purposes == ["embedding", "embedding"]

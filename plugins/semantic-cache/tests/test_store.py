@@ -2,32 +2,19 @@
 
 import asyncio
 import contextlib
-import importlib.util
 import os
 import time
 import uuid
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from junctor_semantic_cache.qdrant_server import ServerStore
 from junctor_semantic_cache.store import EdgeStore, Entry, Selection, StoreError, collection_name, entry_id
 
-_spec = importlib.util.spec_from_file_location("fake_qdrant", Path(__file__).with_name("fake_qdrant.py"))
-fake_qdrant = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(fake_qdrant)
-
 ENGINES = ["embedded", "fake server", *(["server"] if "QDRANT_URL" in os.environ else [])]
 FAR = 4e9
-
-
-@pytest.fixture
-def fake():
-    server = fake_qdrant.FakeQdrant()
-    yield server
-    server.close()
 
 
 @pytest.fixture(params=ENGINES)
@@ -89,6 +76,25 @@ async def test_never_looks_across_a_border(engine, other):
     async with opened(engine()) as store:
         await store.put(entry(**other), vector(1, 0, 0, 0))
         assert await store.search(vector(1, 0, 0, 0), where=WHERE, limit=5) == []
+
+
+async def test_without_conditions_all_is_dropped(engine):
+    async with opened(engine()) as store:
+        await store.put(entry(), vector(1, 0, 0, 0))
+        await store.delete(Selection())
+        assert await store.count(Selection()) == 0
+
+
+async def test_finds_the_nearest_of_many_although_signs_are_compared_first(tmp_path):
+    store = EdgeStore(tmp_path, collection="c", embedder="e", dimension=384, timeout=5.0)
+    made = np.random.default_rng(1).normal(size=(600, 384)).astype(np.float32)
+    async with opened(store):
+        for number, row in enumerate(made):
+            await store.put(entry(str(number)), vector(*row))
+        near = vector(*(made[77] + 0.5 * made[78]))
+        found = await store.search(near, where=WHERE, limit=2)
+    assert [candidate.entry.text for candidate in found] == ["77", "78"]
+    assert found[0].similarity == pytest.approx(float(near @ vector(*made[77])), abs=1e-4)
 
 
 async def test_puts_over_what_has_the_same_id(engine):

@@ -14,7 +14,7 @@ from junctor.errors import BadRequest, ConfigError
 from junctor.server import AdminRoute
 from starlette.responses import JSONResponse
 
-from junctor_semantic_cache.store import Selection
+from junctor_semantic_cache.store import Selection, StoreError
 
 if TYPE_CHECKING:
     import argparse
@@ -39,13 +39,21 @@ def routes(cache: SemanticCache) -> Iterable[BaseRoute]:
         return JSONResponse(state | {"namespaces": cache.namespaces.reports()})
 
     async def purge(request: Request) -> JSONResponse:
-        body = json.loads(await request.body() or b"{}")
+        try:
+            body = json.loads(await request.body() or b"{}")
+        except ValueError:
+            raise BadRequest("the body is no JSON") from None
+        if not isinstance(body, dict):
+            raise BadRequest("the body must be an object")
         selection = read_selection(body)
         if cache.engine is None:
             raise BadRequest(f"the cache is not ready: {cache.trouble}", status_code=503)
         store = cache.engine.store
-        found = await store.count(selection)
-        await store.delete(selection)
+        try:
+            found = await store.count(selection)
+            await store.delete(selection)
+        except StoreError as error:
+            raise BadRequest(str(error), status_code=503) from error
         return JSONResponse({"purged": found})
 
     yield AdminRoute("/admin/semantic-cache", report, methods=["GET"])
@@ -106,6 +114,8 @@ def _calibrate(args: argparse.Namespace) -> int:
     from junctor_semantic_cache.calibrate import calibrate
 
     cache = _cache(args)
+    if not args.file.is_file():
+        raise ConfigError(f"{args.file}: no such file")
     learned = asyncio.run(calibrate(cache, args.file))
     for name, labels in learned.items():
         print(f"{name}: {labels} labels")
@@ -116,7 +126,11 @@ def _purge(args: argparse.Namespace) -> int:
     cache = _cache(args)
     names = [*_MATCHES, "older_than", "all"]
     body = {name: value for name in names if (value := getattr(args, name)) is not None}
-    read_selection(body)
+    try:
+        read_selection(body)
+    except BadRequest as error:
+        print(error, file=sys.stderr)
+        return 2
     settings = cache.gateway.settings
     if settings.admin.key is None:
         raise ConfigError("admin.key: purging asks the running gateway, which needs an admin key")

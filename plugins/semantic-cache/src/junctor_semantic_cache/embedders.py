@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from junctor import jsons
+from junctor.errors import JunctorError
 
 if TYPE_CHECKING:
     from junctor import Exchange, Gateway
@@ -18,13 +19,20 @@ if TYPE_CHECKING:
 
     Vector = NDArray[np.float32]
 
-__all__ = ["Embedder", "EmbedderBusy", "GatewayEmbedder", "LocalEmbedder"]
+__all__ = ["Embedder", "EmbedderBusy", "EmbedderError", "GatewayEmbedder", "LocalEmbedder"]
 
 _BATCH = 16
 
 
-class EmbedderBusy(Exception):
+class EmbedderError(JunctorError):
+    """No vector can be had now; the message says why."""
+
+
+class EmbedderBusy(EmbedderError):
     """Too many texts are waiting."""
+
+    def __init__(self) -> None:
+        super().__init__("the embedder is busy")
 
 
 class Embedder(Protocol):
@@ -92,7 +100,7 @@ class LocalEmbedder:
             try:
                 vectors = await loop.run_in_executor(self._thread, self._model.encode, texts)
             except Exception as error:  # the model's runtime may raise anything
-                self._settle(texts, error)
+                self._settle(texts, EmbedderError(f"the model failed: {type(error).__name__}: {error}"))
             else:
                 for text, vector in zip(texts, vectors, strict=True):
                     self._lru.put(text, vector)
@@ -142,7 +150,10 @@ class GatewayEmbedder:
         response = await self._gateway.ask(
             "embeddings", body, purpose="embedding", parent=parent, timeout=self._timeout
         )
-        vector = np.asarray(jsons.loads(response.body)["data"][0]["embedding"], np.float32)
+        try:
+            vector = np.asarray(jsons.loads(response.body)["data"][0]["embedding"], np.float32)
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise EmbedderError(f"{self._model}: the answer has no vector of numbers") from error
         vector = vector / max(float(np.linalg.norm(vector)), 1e-12)
         self._lru.put(text, vector)
         return vector

@@ -79,7 +79,7 @@ class Engine:
         self.judge = judge
         self.verifier = verifier
         self._chance = chance or random.Random()
-        self._last: dict[str, tuple[str, str]] = {}
+        self._last: dict[str, tuple[NDArray[np.float32], str]] = {}
         self._since_eviction = 0
         self._read = lru_cache(maxsize=4096)(parse)
 
@@ -182,17 +182,19 @@ class Engine:
         await self._put(exchange, found, body, group or uuid.uuid4().hex[:24], fresh=fresh)
 
     async def _same(self, exchange: Exchange, found: Lookup, known: Entry, answer: str) -> bool | None:
-        """Ask a judge that must see both answers, and now and then one question that it must deny."""
+        """Ask a judge that must see both answers, and now and then one question that it must deny: an answer to this
+        and one to a question that is not even near."""
         whole = await self.store.get(known.id)
         if whole is None or not whole.answer:
             return None
         namespace = self._namespaces[found.question.namespace]
         other = self._last.get(found.question.namespace)
-        if other is not None and other[0] != known.id and self._chance.random() < _CONTROLS:
+        far = other is not None and found.vector is not None and float(other[0] @ found.vector)
+        if other is not None and far < self._settings.min_similarity and self._chance.random() < _CONTROLS:
             namespace.judge_checks += 1
             namespace.judge_false += await self.judge.same(found.question.text, other[1], answer, parent=exchange)
-        if len(self._last) < self._settings.max_namespaces:
-            self._last[found.question.namespace] = (found.id, answer[:20_000])
+        if found.vector is not None and len(self._last) < self._settings.max_namespaces:
+            self._last[found.question.namespace] = (found.vector, answer[:20_000])
         return await self.judge.same(found.question.text, answer_text(unpack(whole.answer)), answer, parent=exchange)
 
     async def check_hit(self, exchange: Exchange, found: Lookup, body: bytes, *, fresh: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["build_minilm", "read_safetensors"]
+__all__ = ["Graph", "build_minilm", "read_safetensors"]
 
 _OPSET = 17
 _LIMIT = 63  # 7 bits: see above
@@ -44,7 +44,7 @@ def read_safetensors(path: Path) -> dict[str, NDArray[Any]]:
 
 def build_minilm(tensors: Mapping[str, NDArray[Any]], *, heads: int = 12, quantized: bool = True) -> bytes:
     """Return the ONNX file's bytes. `quantized=False` keeps float32: what the int8 file is compared with."""
-    graph = _Graph(quantized=quantized)
+    graph = Graph(quantized=quantized)
     hidden = _embed(graph, tensors)
     for layer in range(_layers(tensors)):
         hidden = _layer(graph, tensors, hidden, prefix=f"encoder.layer.{layer}", heads=heads)
@@ -56,7 +56,7 @@ def _layers(tensors: Mapping[str, NDArray[Any]]) -> int:
     return 1 + max(int(name.split(".")[2]) for name in tensors if name.startswith("encoder.layer."))
 
 
-def _embed(graph: _Graph, tensors: Mapping[str, NDArray[Any]]) -> str:
+def _embed(graph: Graph, tensors: Mapping[str, NDArray[Any]]) -> str:
     words = tensors["embeddings.word_embeddings.weight"]
     if graph.quantized:
         scale = np.maximum(np.abs(words).max(axis=1, keepdims=True), 1e-12).astype(np.float32) / 127
@@ -74,7 +74,7 @@ def _embed(graph: _Graph, tensors: Mapping[str, NDArray[Any]]) -> str:
     return _norm(graph, hidden, tensors, "embeddings.LayerNorm")
 
 
-def _layer(graph: _Graph, tensors: Mapping[str, NDArray[Any]], hidden: str, *, prefix: str, heads: int) -> str:
+def _layer(graph: Graph, tensors: Mapping[str, NDArray[Any]], hidden: str, *, prefix: str, heads: int) -> str:
     self_ = f"{prefix}.attention.self"
     parts = [_dense(graph, hidden, tensors, f"{self_}.{part}") for part in ("query", "key", "value")]
     # com.microsoft's MultiHeadAttention: scaled, masked by the inputs' padding
@@ -87,7 +87,7 @@ def _layer(graph: _Graph, tensors: Mapping[str, NDArray[Any]], hidden: str, *, p
     return _norm(graph, graph.node("Add", [hidden, inner]), tensors, f"{prefix}.output.LayerNorm")
 
 
-def _pool(graph: _Graph, hidden: str) -> None:
+def _pool(graph: Graph, hidden: str) -> None:
     mask = graph.node("Cast", ["attention_mask"], to=1)
     last, middle = graph.constant("axis2", np.array([2], np.int64)), graph.constant("axis1", np.array([1], np.int64))
     mask = graph.node("Unsqueeze", [mask, last])
@@ -97,7 +97,7 @@ def _pool(graph: _Graph, hidden: str) -> None:
     graph.node("Div", [mean, length], output="embedding")
 
 
-def _dense(graph: _Graph, value: str, tensors: Mapping[str, NDArray[Any]], name: str) -> str:
+def _dense(graph: Graph, value: str, tensors: Mapping[str, NDArray[Any]], name: str) -> str:
     weight = np.ascontiguousarray(tensors[f"{name}.weight"].T)
     bias = graph.constant(f"{name}.bias", tensors[f"{name}.bias"])
     if not graph.quantized:
@@ -114,12 +114,12 @@ def _dense(graph: _Graph, value: str, tensors: Mapping[str, NDArray[Any]], name:
     return graph.node("DynamicQuantizeMatMul", inputs, domain="com.microsoft")
 
 
-def _norm(graph: _Graph, value: str, tensors: Mapping[str, NDArray[Any]], name: str) -> str:
+def _norm(graph: Graph, value: str, tensors: Mapping[str, NDArray[Any]], name: str) -> str:
     scale, bias = (graph.constant(f"{name}.{part}", tensors[f"{name}.{part}"]) for part in ("weight", "bias"))
     return graph.node("LayerNormalization", [value, scale, bias], axis=-1, epsilon=1e-12)
 
 
-class _Graph:
+class Graph:
     """Collects nodes and constants, and writes them as an ONNX `ModelProto` (field numbers from onnx.proto3)."""
 
     def __init__(self, *, quantized: bool) -> None:
@@ -129,6 +129,7 @@ class _Graph:
         self._mask = ""
 
     def constant(self, name: str, value: NDArray[Any]) -> str:
+        """Add a tensor; its name is what nodes refer to."""
         dims = b"".join(_varint(1, size) for size in value.shape)
         raw = _bytes(9, np.ascontiguousarray(value).tobytes())
         self._constants[name] = dims + _varint(2, _TYPES[value.dtype]) + _bytes(8, name.encode()) + raw
@@ -143,6 +144,7 @@ class _Graph:
         output: str = "",
         **attributes: int | float | list[int],
     ) -> str:
+        """Add an operation; the name of its output is what nodes refer to."""
         output = output or f"{op}_{len(self._nodes)}"
         parts = [_bytes(1, name.encode()) for name in inputs]
         parts += [_bytes(2, output.encode()), _bytes(4, op.encode())]
@@ -151,11 +153,13 @@ class _Graph:
         return output
 
     def mask(self) -> str:
+        """`attention_mask` as int32."""
         if not self._mask:
             self._mask = self.node("Cast", ["attention_mask"], to=6)
         return self._mask
 
     def serialize(self, dimension: int) -> bytes:
+        """The file's bytes; the node whose output is `embedding` is the result, batch x `dimension`."""
         body = [_bytes(1, node) for node in self._nodes] + [_bytes(2, b"minilm")]
         body += [_bytes(5, constant) for constant in self._constants.values()]
         body += [_bytes(11, _value(name, 7, ["batch", "tokens"])) for name in ("input_ids", "attention_mask")]

@@ -13,7 +13,7 @@ from junctor.assets import cache_folder
 from junctor.errors import GatewayError, JunctorError
 
 from junctor_semantic_cache import admin
-from junctor_semantic_cache.embedders import EmbedderBusy, GatewayEmbedder, LocalEmbedder
+from junctor_semantic_cache.embedders import GatewayEmbedder, LocalEmbedder
 from junctor_semantic_cache.engine import Engine, Lookup, unpack
 from junctor_semantic_cache.evidence import normalise
 from junctor_semantic_cache.judges import make_judge
@@ -27,6 +27,7 @@ from junctor_semantic_cache.verifiers import make_verifier
 
 if TYPE_CHECKING:
     import argparse
+    import random
     from collections.abc import AsyncIterator, Callable, Iterable
 
     from junctor import Exchange, Gateway
@@ -56,17 +57,24 @@ class SemanticCache:
     """Answers a question that was answered in other words, within a stated share of wrong answers.
 
     Until model and store are there, and whenever one of them fails, requests pass by and the reason is said. `ready` is
-    set once they are; `load` makes a sentence model from the configured name, in a thread.
+    set once they are; `load` makes a sentence model from the configured name, in a thread; `chance` draws what is
+    verified.
     """
 
     Settings = SemanticCacheSettings
     stage = "remember"
 
     def __init__(
-        self, settings: SemanticCacheSettings, gateway: Gateway, *, load: Callable[[str], SentenceModel] = load_model
+        self,
+        settings: SemanticCacheSettings,
+        gateway: Gateway,
+        *,
+        load: Callable[[str], SentenceModel] = load_model,
+        chance: random.Random | None = None,
     ) -> None:
         self._settings = settings
         self._load = load
+        self._chance = chance
         self.gateway = gateway
         self._weights = load_weights()
         self._folder = settings.store.path or cache_folder() / "semantic-cache"
@@ -145,6 +153,7 @@ class SemanticCache:
             store=store,
             judge=judge,
             verifier=verifier,
+            chance=self._chance,
         )
 
     async def open_embedder(self) -> Embedder:
@@ -210,8 +219,6 @@ class SemanticCache:
                 )
         except TimeoutError:
             return f"no result within {self._settings.lookup_timeout:g} s"
-        except EmbedderBusy:
-            return "the embedder is busy"
         except (JunctorError, GatewayError) as error:
             return f"{type(error).__name__}: {error}"
 
@@ -367,13 +374,15 @@ class SemanticCache:
 
     @hookimpl
     def check(self) -> Iterable[str]:
-        """Models that the section names are to be in the file."""
+        """Models that the section names are to be in the file, and files where it says."""
         judge, embedder, verifier = self._settings.judge, self._settings.embedder, self._settings.verifier
         named = {
             "judge": judge.removeprefix("model:") if judge.startswith("model:") else None,
             "embedder": embedder.removeprefix("gateway:") if embedder.startswith("gateway:") else None,
             "verifier.model": verifier.model if verifier else None,
         }
+        if verifier and verifier.onnx and not verifier.onnx.expanduser().is_file():
+            yield f"verifier.onnx: {verifier.onnx} is no file"
         for place, model in named.items():
             if model and (problem := self.gateway.unknown_model(model)):
                 yield f"{place}: {problem}"

@@ -340,7 +340,7 @@ def _filter(selection: Selection) -> Any:
 
     conditions: list[Any] = [qdrant.FieldCondition(k, match=qdrant.MatchValue(v)) for k, v in selection.match.items()]
     conditions += [qdrant.FieldCondition(k, range=qdrant.RangeFloat(lt=v)) for k, v in selection.before.items()]
-    return qdrant.Filter(must=conditions) if conditions else None
+    return qdrant.Filter(must=conditions)
 
 
 def finite(values: Mapping[str, Any]) -> dict[str, Any]:
