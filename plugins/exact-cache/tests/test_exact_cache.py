@@ -408,3 +408,16 @@ async def test_a_hit_needs_no_wire_of_its_own_when_the_form_is_the_same(gateway,
     async with gateway(ExactCache, FakeProvider("ü 🦀")) as g:
         answers = [await g.request("POST", "/v1/chat/completions", body) for _ in range(2)]
     assert answers[0].body == answers[1].body
+
+
+async def test_an_answer_that_two_targets_pieced_together_is_not_kept(gateway):
+    class Continued:
+        @hookimpl
+        async def pre_route(self, exchange):
+            exchange.facts["continued"] = {"from": "a/b", "to": "c/d"}
+
+    provider = FakeProvider()
+    async with gateway(Continued(), ExactCache, provider) as g:
+        await g.chat("same")
+        await g.chat("same")
+    assert len(provider.calls) == 2

@@ -82,7 +82,9 @@ async def from_flight(exchange: Exchange, flight: Flight, seat: Seat) -> Respons
 
 
 def storable(exchange: Exchange, response: Response, answer: bytes, settings: ExactCacheSettings) -> bool:
-    """Whether the answer is complete, and of a kind that is kept."""
+    """Whether the answer is complete, and of a kind that is kept; one that two targets pieced together is not."""
+    if "continued" in exchange.facts:
+        return False
     if response.status != 200 or not 0 < len(answer) <= settings.max_entry:
         return False
     if exchange.request.operation == "embeddings":

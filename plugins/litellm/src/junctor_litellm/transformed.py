@@ -101,10 +101,11 @@ class Transformed:
         asked.chat = request.operation == "chat"
         headers = {name.lower(): value for name, value in (*asked.headers.items(), *target.headers.items())}
         headers["accept-encoding"] = "identity"
+        more = exchange.provider_headers
         answer = await self._http.request(
             "POST",
             dialect.url((target.base_url or dialect.address).rstrip("/"), target.model, stream=request.stream),
-            headers=tuple(headers.items()),
+            headers=[*headers.items(), *more.items()] if more else tuple(headers.items()),  # the client keeps tuples
             body=jsons.dumps(asked.body),
             connect_timeout=target.timeouts.connect,
             read_timeout=target.timeouts.total,
