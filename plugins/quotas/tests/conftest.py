@@ -6,6 +6,7 @@ import json
 
 import pytest
 from junctor import Client, hookimpl
+from junctor.testing import free_port
 from junctor_quotas import Quotas
 
 
@@ -59,3 +60,9 @@ def rows():
         return {row["name"]: row for row in answer.json()}
 
     return read
+
+
+@pytest.fixture
+def free_store():
+    """The section `state` of a store that is not there."""
+    return {"url": f"redis://127.0.0.1:{free_port()}", "timeout": 0.1}

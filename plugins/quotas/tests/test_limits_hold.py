@@ -122,6 +122,23 @@ async def test_a_long_stream_reserves_more_as_it_goes(limited, rows):
         assert (await rows(g))["tpm"]["used"] == 307
 
 
+async def test_a_stream_as_long_as_it_may_be_is_not_cut(limited, rows):
+    limits = [{"name": "out", "output_tokens": 100, "window": "minute"}]
+    provider = FakeProvider("w " * 99, usage=(7, 100))
+    async with limited(provider, limits=limits) as g:
+        assert (await g.chat(stream=True, max_tokens=100)).events[-1] == "[DONE]"
+        assert (await rows(g))["out"]["used"] == 100
+
+
+async def test_a_provider_that_ignores_the_maximum_is_cut(limited):
+    limits = [{"name": "out", "output_tokens": 100, "window": "minute"}]
+    provider = FakeProvider("w " * 600, chunk_delay=0.001, usage=(7, 600))
+    async with limited(provider, limits=limits) as g:
+        answer = await g.chat(stream=True, max_tokens=100)
+    assert answer.events[-1]["error"]["code"] == "quota_exceeded"
+    assert len(answer.events) < 300
+
+
 @pytest.mark.parametrize("overrun", ["cut", "finish"])
 async def test_a_stream_beyond_the_limit_ends_as_configured(limited, overrun):
     limits = [{"name": "out", "output_tokens": 100, "window": "minute", "overrun": overrun}]

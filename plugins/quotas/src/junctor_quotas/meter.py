@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["Meter"]
 
 _SMALLEST_STEP = 64
+_SLACK = 1.25
 _FOREVER = float("inf")
 
 
@@ -29,13 +30,16 @@ class Meter:
         reserved: int,
         per_event: float,
         extend: Callable[[int], Awaitable[GatewayError | None]],
+        *,
+        bounded: bool = False,
     ) -> None:
         self._exchange = exchange
         self._reserved = float(reserved)
         self._per_event = per_event
         self._extend = extend
         self._step = max(_SMALLEST_STEP, reserved // 4)
-        self._trigger = max(0.0, self._reserved - self._step / 2)
+        # The provider keeps to a `max_tokens`, and events are not quite tokens: no question before it clearly does not.
+        self._trigger = reserved * _SLACK + 16 if bounded else max(0.0, self._reserved - self._step / 2)
         self._events = 0
         self._refused: GatewayError | None = None
         self._task: asyncio.Task[None] | None = None

@@ -109,6 +109,7 @@ class Quotas:
                 reserved,
                 self.estimator.per_event(exchange.request.model),
                 lambda tokens: self.desk.extend(booking, tokens),
+                bounded=booking.estimate.bounded,
             )
             exchange.transforms.append(booking.meter)
 
