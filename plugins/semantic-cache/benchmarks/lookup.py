@@ -25,11 +25,12 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 from generate import generate
 from junctor_semantic_cache.controller import Namespace
+from junctor_semantic_cache.edge_store import EdgeStore
 from junctor_semantic_cache.embedders import LocalEmbedder
 from junctor_semantic_cache.evidence import parse
 from junctor_semantic_cache.models import load_model
 from junctor_semantic_cache.scoring import best_candidate, load_weights
-from junctor_semantic_cache.store import EdgeStore, Entry, entry_id
+from junctor_semantic_cache.store import Entry, entry_id
 
 _PARTITIONS = 2000
 _NEIGHBOURS = 8

@@ -10,8 +10,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from junctor_semantic_cache.edge_store import EdgeStore
 from junctor_semantic_cache.qdrant_server import ServerStore
-from junctor_semantic_cache.store import EdgeStore, Entry, Selection, StoreError, collection_name, entry_id
+from junctor_semantic_cache.store import Entry, Selection, StoreError, collection_name, entry_id
 
 ENGINES = ["embedded", "fake server", *(["server"] if "QDRANT_URL" in os.environ else [])]
 FAR = 4e9

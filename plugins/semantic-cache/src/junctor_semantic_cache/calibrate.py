@@ -15,11 +15,11 @@ from junctor import Request
 from junctor.errors import ConfigError
 from junctor.wire import OPENAI
 
+from junctor_semantic_cache.edge_store import EdgeStore
 from junctor_semantic_cache.engine import Engine
 from junctor_semantic_cache.judges import make_judge
 from junctor_semantic_cache.partition import Unfit, read_question
 from junctor_semantic_cache.scoring import load_weights
-from junctor_semantic_cache.store import EdgeStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

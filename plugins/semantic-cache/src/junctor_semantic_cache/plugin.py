@@ -13,6 +13,7 @@ from junctor.assets import cache_folder
 from junctor.errors import GatewayError, JunctorError
 
 from junctor_semantic_cache import admin
+from junctor_semantic_cache.edge_store import EdgeStore
 from junctor_semantic_cache.embedders import GatewayEmbedder, LocalEmbedder
 from junctor_semantic_cache.engine import Engine, Lookup, unpack
 from junctor_semantic_cache.evidence import normalise
@@ -22,7 +23,7 @@ from junctor_semantic_cache.namespaces import Namespaces
 from junctor_semantic_cache.partition import Unfit, namespace_of, read_question
 from junctor_semantic_cache.scoring import load_weights
 from junctor_semantic_cache.settings import SemanticCacheSettings
-from junctor_semantic_cache.store import EdgeStore, collection_name, entry_id
+from junctor_semantic_cache.store import collection_name, entry_id
 from junctor_semantic_cache.verifiers import make_verifier
 
 if TYPE_CHECKING:
