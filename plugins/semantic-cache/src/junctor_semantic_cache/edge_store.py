@@ -53,8 +53,8 @@ class EdgeStore:
     wanted any more are dropped. All calls run in one thread of the store's own; none waits longer than `timeout`.
 
     A search goes through its partition only, first by the signs of the vectors (32 times less to read), then by the
-    vectors of the best. A graph (HNSW) would be quicker in a partition of very many entries, but building it holds up
-    all look-ups for minutes.
+    vectors of the best. A graph (HNSW) would be quicker in a partition of very many entries, but building it keeps the
+    interpreter's lock for seconds to minutes.
     """
 
     def __init__(self, path: Path, *, collection: str, embedder: str, dimension: int, timeout: float = 0.25) -> None:
