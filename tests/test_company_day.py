@@ -9,7 +9,7 @@ import re
 import shutil
 import signal
 import sqlite3
-import subprocess
+import subprocess  # noqa: TC003
 import sys
 import time
 import urllib.request
@@ -282,7 +282,7 @@ class _Books:
 
     def attempts(self, target: str) -> tuple[int, int]:
         """Attempts at a target, and how many of them may not have reached it: refused, or given up before they left."""
-        lost = "(outcome = 'failed' and ?) or (abandoned = 1 and input_tokens = 0)"
+        lost = "(outcome = 'failed' and ?) or (abandoned = 1 and output_tokens = 0)"
         query = f"select count(*), coalesce(sum({lost}), 0) from lines where line > 0 and target = ?"
         with closing(sqlite3.connect(self._database)) as connection:
             found: tuple[int, int] = connection.execute(query, (target in BY_ROAD, target)).fetchone()
