@@ -34,7 +34,7 @@ async def test_a_rung_that_refuses_early_moves_the_limit(limited):
     async with limited(FakeProvider(), limits=[_limit({"40%": "warn", "80%": "refuse"})]) as g:
         answers = [await g.chat() for _ in range(9)]
     assert [answer.status for answer in answers] == [200] * 8 + [429]
-    assert [n for n, answer in enumerate(answers, 1) if "x-junctor-quota-warning" in answer.headers][0] == 4
+    assert next(n for n, answer in enumerate(answers, 1) if "x-junctor-quota-warning" in answer.headers) == 4
 
 
 async def test_what_does_not_fit_whole_is_tried_again_with_a_shorter_answer(limited, rows):
