@@ -47,3 +47,16 @@ def test_a_count_with_the_budgets_mean_keeps_the_bound_nine_times_in_ten(total):
 def test_without_a_limit_above_nothing_there_is_no_budget():
     assert mean_budget(1000, 0.0) == 0.0
     assert mean_budget(0, 0.01) == 0.0
+
+
+@pytest.mark.parametrize("limit", [0.001, 0.01, 0.3])
+def test_the_budget_grows_with_the_requests_without_end(limit):
+    totals = [int(1.3**power) for power in range(20, 60)]
+    budgets = [mean_budget(total, limit) for total in totals]
+    assert budgets == sorted(budgets)
+    assert budgets[-1] / totals[-1] == pytest.approx(limit, rel=0.06)
+
+
+def test_where_exact_and_normal_meet_there_is_no_step():
+    below, above = mean_budget(40_000, 0.01), mean_budget(40_100, 0.01)
+    assert 0 < above - below < 5
