@@ -16,7 +16,6 @@ import contextlib
 import json
 import os
 import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -62,12 +61,12 @@ async def burst(port: int, model: str = "test", *, host: str = "127.0.0.1") -> d
 @contextlib.asynccontextmanager
 async def started(command: list[str], log: Path, **environ: str) -> AsyncIterator[None]:
     with log.open("w") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, env=os.environ | environ)
+        process = await asyncio.create_subprocess_exec(*command, stdout=out, stderr=out, env=os.environ | environ)
     try:
         yield
     finally:
         process.terminate()
-        await asyncio.to_thread(process.wait, 30)
+        await process.wait()
 
 
 async def junctor(provider: str, folder: Path, *, redis: str = "") -> dict[str, Any]:
@@ -113,7 +112,7 @@ async def until(condition: Any, log: Path, seconds: float = 120) -> None:
         if condition():
             return
         await asyncio.sleep(0.1)
-    raise SystemExit(log.read_text())
+    raise SystemExit(await asyncio.to_thread(log.read_text))
 
 
 async def main(args: argparse.Namespace) -> None:
