@@ -168,3 +168,22 @@ async def test_redacted_values_come_back_to_their_owner_only(gateway, tmp_path):
     assert first.text == "mail ada@example.org"
     assert second.text == "mail bob@example.org"
     assert "example.org" not in json.dumps([body for _, body in provider.calls])
+
+
+async def test_a_semantic_hit_is_told_to_the_log_and_costs_nothing(gateway, tmp_path):
+    text = config(
+        tmp_path, {"quotas": {"limits": LIMITS}}, {"semantic_cache": {"store": {"path": str(tmp_path / "v")}}}
+    )
+    recorder = Recorder()
+    async with gateway(FakeProvider(usage=(100, 50)), recorder, config=text) as g:
+        for _ in range(50):
+            answer = await g.chat("how do I fold a napkin", headers=of("search"))
+            if answer.headers["x-junctor-cache"] == "semantic-hit":
+                break
+            await asyncio.sleep(0.1)
+        report = await quotas_of(g)
+    told = recorder.last.facts["cache"]
+    asked = len(recorder.ended)
+    assert (told["status"], told["cache"], told["saved"]) == ("hit", "semantic", 150_000)
+    assert report["count"] == (asked, 0)
+    assert report["tokens"] == (150 * (asked - 1), 0)

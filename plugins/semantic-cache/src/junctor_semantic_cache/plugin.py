@@ -247,14 +247,17 @@ class SemanticCache:
         entry, request = found.entry, exchange.request
         assert entry is not None
         body = unpack(entry.answer)
+        age, similarity = max(0, int(time.time() - entry.created)), found.facts["similarity"]
         headers = {
             "x-junctor-cache": "semantic-hit",
-            "x-junctor-cache-similarity": f"{found.facts['similarity']:.4f}",
+            "x-junctor-cache-similarity": f"{similarity:.4f}",
             "x-junctor-cache-id": entry.id,
-            "age": str(max(0, int(time.time() - entry.created))),
+            "age": str(age),
         }
         exchange.headers.pop("x-junctor-cache", None)
         exchange.facts["semantic_cache"]["saved"] = entry.cost
+        hit = {"status": "hit", "cache": "semantic", "similarity": similarity, "saved": entry.cost}
+        exchange.facts["cache"] = {**hit, "entry": entry.id, "age": age}
         reading = request.wire.read(request.operation, body)
         response = Response(
             headers=headers, cached="semantic", finish_reason=reading.finish_reason, model=reading.model
