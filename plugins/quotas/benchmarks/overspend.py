@@ -1,11 +1,12 @@
-"""How many of a burst get through a limit of so many requests a minute: Junctor, and LiteLLM's proxy if asked. JSON.
+"""What a burst spends of a limit of requests and one of tokens: Junctor, and LiteLLM's proxy if asked. Prints JSON.
 
     python overspend.py [--redis redis://127.0.0.1:6379/0] [--litellm] [--peer-url http://127.0.0.1:4000 --model NAME]
 
 Every answer of the provider takes half a second, so that all of the burst is in flight before the first answer is
-counted. Junctor runs alone with its memory and, with `--redis`, as two workers on one store. `--litellm` installs the
-proxy into a folder of its own (see `benchmarks/run.py`) and starts it with `rpm` on the model and its router's check
-`enforce_model_rate_limits`; `--peer-url` asks a proxy that runs already.
+counted; `spent` is more than 1 where the limit of a minute was exceeded. Junctor runs alone with its memory and, with
+`--redis`, as two workers on one store. `--litellm` installs the proxy into a folder of its own (see
+`benchmarks/run.py`) and starts it with `rpm` or `tpm` on the model and its router's check `enforce_model_rate_limits`;
+`--peer-url` asks a proxy that runs already.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[3]
 LIMIT, BURST, ANSWER_SECONDS = 20, 200, 0.5
+TOKENS = 15  # of an answer, with its question
+LIMITS = {"requests": LIMIT, "tokens": LIMIT * TOKENS}
 
 
 async def ask(port: int, model: str, *, host: str = "127.0.0.1") -> int:
@@ -55,7 +58,7 @@ async def ask(port: int, model: str, *, host: str = "127.0.0.1") -> int:
 async def burst(port: int, model: str = "test", *, host: str = "127.0.0.1") -> dict[str, Any]:
     """All at once; what became of them."""
     statuses = Counter(await asyncio.gather(*(ask(port, model, host=host) for _ in range(BURST))))
-    return {"admitted": statuses[200], "of_the_limit": statuses[200] / LIMIT, "statuses": dict(statuses)}
+    return {"admitted": statuses[200], "spent": statuses[200] / LIMIT, "statuses": dict(statuses)}
 
 
 @contextlib.asynccontextmanager
@@ -69,12 +72,15 @@ async def started(command: list[str], log: Path, **environ: str) -> AsyncIterato
         await process.wait()
 
 
-async def junctor(provider: str, folder: Path, *, redis: str = "") -> dict[str, Any]:
+async def junctor(provider: str, folder: Path, dimension: str, *, redis: str = "") -> dict[str, Any]:
     workers = 2 if redis else 1
     tree: dict[str, Any] = {
         "server": {"port": free_port(), "workers": workers},
         "models": [{"name": "test", "targets": [{"target": "openai/m", "api_key": "sk-x", "base_url": provider}]}],
-        "plugins": [{"quotas": {"limits": [{"name": "rpm", "requests": LIMIT, "window": "minute"}]}}, "relay"],
+        "plugins": [
+            {"quotas": {"limits": [{"name": "rate", dimension: LIMITS[dimension], "window": "minute"}]}},
+            "relay",
+        ],
     }
     if redis:
         tree["state"] = {"url": redis, "prefix": f"bench-{uuid.uuid4().hex[:8]}:", "timeout": 1.0}
@@ -85,13 +91,14 @@ async def junctor(provider: str, folder: Path, *, redis: str = "") -> dict[str, 
         return await burst(tree["server"]["port"])
 
 
-async def litellm(provider: str, folder: Path) -> dict[str, Any]:
+async def litellm(provider: str, folder: Path, dimension: str) -> dict[str, Any]:
     sys.path.insert(0, str(ROOT / "benchmarks"))
     from run import environment
 
     home = Path(os.environ.get("JUNCTOR_BENCHMARKS", Path.home() / ".cache" / "junctor-benchmarks"))
     binary = Path(environment(home / "litellm", "litellm[proxy]")).parent / "litellm"
-    parameters = {"model": "openai/m", "api_key": "sk-x", "api_base": provider, "rpm": LIMIT}
+    parameters: dict[str, Any] = {"model": "openai/m", "api_key": "sk-x", "api_base": provider}
+    parameters |= {"rpm" if dimension == "requests" else "tpm": LIMITS[dimension]}
     tree = {
         "model_list": [{"model_name": "test", "litellm_params": parameters}],
         "router_settings": {"optional_pre_call_checks": ["enforce_model_rate_limits"], "num_retries": 0},
@@ -116,15 +123,16 @@ async def until(condition: Any, log: Path, seconds: float = 120) -> None:
 
 
 async def main(args: argparse.Namespace) -> None:
-    result: dict[str, Any] = {"limit": LIMIT, "burst": BURST}
+    result: dict[str, Any] = {"limits": LIMITS, "burst": BURST}
     async with FaultyServer(answer(delay=ANSWER_SECONDS)) as provider:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            result["junctor"] = await junctor(provider.url, folder)
-            if args.redis:
-                result["junctor_2_workers"] = await junctor(provider.url, folder, redis=args.redis)
-            if args.litellm:
-                result["litellm"] = await litellm(provider.url, folder)
+            for dimension in LIMITS:
+                rows = result[dimension] = {"junctor": await junctor(provider.url, folder, dimension)}
+                if args.redis:
+                    rows["junctor_2_workers"] = await junctor(provider.url, folder, dimension, redis=args.redis)
+                if args.litellm:
+                    rows["litellm"] = await litellm(provider.url, folder, dimension)
         if args.peer_url:
             url = urlsplit(args.peer_url)
             result["peer"] = await burst(url.port or 80, args.model, host=url.hostname or "127.0.0.1")

@@ -30,6 +30,12 @@ def _file(folder, state, *, limits=LIMITS, **more):
 
 
 @pytest.fixture
+def store():
+    """Each test here has a store of its own."""
+    return {}
+
+
+@pytest.fixture
 def quotas(tmp_path, redis_url, prefix, capsys):
     """A factory: run `junctor quotas …`; gives the exit code, the lines that were printed, and what was told beside."""
     file = _file(tmp_path, {"url": redis_url, "prefix": prefix})

@@ -13,6 +13,12 @@ from junctor.testing import FakeProvider, free_port, process, require, wait_for_
 
 
 @pytest.fixture
+def store():
+    """Each test here has a store of its own."""
+    return {}
+
+
+@pytest.fixture
 def server(tmp_path):
     binary, port = shutil.which("redis-server"), free_port()
     require(binary, "no redis-server to start (install redis-server)")

@@ -87,9 +87,14 @@ async def _whole(port, body=None, **options):
 
 
 async def _rows(port):
-    _, text = await _whole(port, path="/admin/quotas")
-    found = json.loads(text[text.index(b"[") : text.rindex(b"]") + 1])
-    return {row["name"]: row for row in found}
+    """What one of the workers says, once all have told it what they have seen: they do every second."""
+    for _ in range(50):
+        _, text = await _whole(port, path="/admin/quotas")
+        found = {row["name"]: row for row in json.loads(text[text.index(b"[") : text.rindex(b"]") + 1])}
+        if len(found) == len(LIMITS):
+            return found
+        await asyncio.sleep(0.1)
+    raise AssertionError(found)
 
 
 def _chat(**fields):
