@@ -39,8 +39,8 @@ TOKENS = 15  # of an answer, with its question
 LIMITS = {"requests": LIMIT, "tokens": LIMIT * TOKENS}
 
 
-async def ask(port: int, model: str, *, host: str = "127.0.0.1") -> int:
-    """The status of one request on a connection of its own; 0 if there was no answer."""
+async def ask(port: int, model: str, *, host: str = "127.0.0.1") -> tuple[int, str]:
+    """Status and text of one answer, on a connection of its own; 0 if there was none."""
     body = json.dumps({"model": model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 20}).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
     head += f"authorization: Bearer sk-benchmark\r\nconnection: close\r\ncontent-length: {len(body)}\r\n\r\n"
@@ -48,17 +48,20 @@ async def ask(port: int, model: str, *, host: str = "127.0.0.1") -> int:
         reader, writer = await asyncio.open_connection(host, port)
         writer.write(head.encode() + body)
         status = int((await reader.readuntil(b"\r\n")).split()[1])
-        await reader.read()
+        text = (await reader.read()).decode(errors="replace").partition("\r\n\r\n")[2]
         writer.close()
     except (OSError, EOFError, asyncio.IncompleteReadError):
-        return 0
-    return status
+        return 0, ""
+    return status, text
 
 
 async def burst(port: int, model: str = "test", *, host: str = "127.0.0.1") -> dict[str, Any]:
     """All at once; what became of them."""
-    statuses = Counter(await asyncio.gather(*(ask(port, model, host=host) for _ in range(BURST))))
-    return {"admitted": statuses[200], "spent": statuses[200] / LIMIT, "statuses": dict(statuses)}
+    answers = await asyncio.gather(*(ask(port, model, host=host) for _ in range(BURST)))
+    statuses = Counter(status for status, _ in answers)
+    reasons = Counter(text[:300] for status, text in answers if status != 200)
+    row = {"admitted": statuses[200], "spent": statuses[200] / LIMIT, "statuses": dict(statuses)}
+    return row | {"most_often_refused_with": reasons.most_common(1)[0][0] if reasons else ""}
 
 
 @contextlib.asynccontextmanager
@@ -97,7 +100,13 @@ async def litellm(provider: str, folder: Path, dimension: str) -> dict[str, Any]
 
     home = Path(os.environ.get("JUNCTOR_BENCHMARKS", Path.home() / ".cache" / "junctor-benchmarks"))
     binary = Path(environment(home / "litellm", "litellm[proxy]")).parent / "litellm"
-    parameters: dict[str, Any] = {"model": "openai/m", "api_key": "sk-x", "api_base": provider}
+    # Without a number of its own the proxy derives one from `tpm`, which would be measured instead of the limit.
+    parameters: dict[str, Any] = {
+        "model": "openai/m",
+        "api_key": "sk-x",
+        "api_base": provider,
+        "max_parallel_requests": BURST,
+    }
     parameters |= {"rpm" if dimension == "requests" else "tpm": LIMITS[dimension]}
     tree = {
         "model_list": [{"model_name": "test", "litellm_params": parameters}],

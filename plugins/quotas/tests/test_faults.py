@@ -9,6 +9,7 @@ import signal
 from contextlib import contextmanager
 
 import pytest
+from junctor.state import StateUnavailable
 from junctor.testing import FakeProvider, free_port, process, require, wait_for_port
 
 
@@ -69,3 +70,25 @@ async def test_a_store_that_restarts_empty_is_told_what_was_used(limited, server
                 await asyncio.sleep(0.05)
     assert set(statuses) <= {200, 429, 503}
     assert statuses.count(200) == 4
+
+
+async def test_a_settlement_whose_answer_was_lost_is_told_again_and_counts_once(limited, server, rows, monkeypatch):
+    limits = [{"name": "tokens", "per": "team", "tokens": 10_000, "window": "day"}]
+    with server():
+        async with limited(FakeProvider(usage=(100, 50)), limits=limits, state=server.state) as g:
+            state, lost = g.gateway.state, []
+            run = state.run
+
+            async def losing(script, keys, arguments):
+                answer = await run(script, keys, arguments)
+                if script.name == "quotas.settle" and not lost:
+                    lost.append(answer)
+                    raise StateUnavailable("the answer was lost on its way")
+                return answer
+
+            monkeypatch.setattr(state, "run", losing)
+            await g.chat()
+            await asyncio.sleep(0.6)
+            told = await rows(g)
+    assert lost
+    assert (told["tokens"]["used"], told["tokens"]["reserved"]) == (150, 0)

@@ -167,6 +167,9 @@ if record then
   redis.call('HDEL', KEYS[2], id)
   redis.call('ZREM', KEYS[1], id)
 end
+-- Whose answer was lost is told again; what was settled is remembered for a minute, and not counted twice.
+local told = redis.call('ZADD', KEYS[1], 'NX', text(now + 60000), 'settled:' .. id) == 0
+redis.call('PEXPIRE', KEYS[1], 86400000)
 local answer = {1, now, epoch}
 for i = 1, #KEYS - 4 do
   local a, key = 3 + (i - 1) * 5, KEYS[i + 4]
@@ -184,7 +187,7 @@ for i = 1, #KEYS - 4 do
   else
     release(key, amount)
     held = math.max(0, held - amount)
-    if kind == '1' and final > 0 then
+    if kind == '1' and final > 0 and not told then
       add(key, final, width, oldest)
       total = total + final
       redis.call('PEXPIRE', key, ARGV[a + 5])
