@@ -129,15 +129,16 @@ class Pipeline:
         return response
 
     async def _attempts(self, exchange: Exchange, target: Target) -> Response:
-        for number in range(1, self._max_attempts + 1):
+        left = self._max_attempts
+        while True:
+            left -= 1
             try:
                 return await self.attempt(exchange, target, self._call)
             except ProviderError as error:
                 following: Target | None = await first(self._on_error, exchange, target, error)
-                if following is None or number == self._max_attempts:
+                if following is None or left <= 0:
                     raise
                 target = following
-        raise NoTarget("unreachable: the last attempt returns or raises")
 
     async def attempt(self, exchange: Exchange, target: Target, call: Hook, *, of: str = "") -> Response:
         """Call one target once, up to the first chunk; recorded on the exchange whatever becomes of it."""
