@@ -197,6 +197,7 @@ async def _live(day: Day) -> None:
     outage_at = asyncio.create_task(day.work(400, 2))
     await asyncio.sleep(1)
     await day.road.close()  # in the middle of what runs
+    await day.work(60, 6)  # and some that begin in it, however fast the machine was
     await outage_at
     await day.road.open()
     _chaos(day, rateLimitRate=0.7)
@@ -212,7 +213,7 @@ async def _without_store(day: Day) -> None:
     await asyncio.sleep(0.5)
     day.redis.send_signal(signal.SIGSTOP)
     try:
-        await asyncio.sleep(2.5)
+        await asyncio.gather(asyncio.sleep(2.5), day.work(40, 7))
     finally:
         day.redis.send_signal(signal.SIGCONT)
     await working
