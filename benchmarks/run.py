@@ -77,6 +77,9 @@ def own(folder: Path) -> list[Candidate]:
     def bare(provider: int, port: int) -> list[str]:
         return [sys.executable, str(HERE / "bare.py"), str(provider), str(port)]
 
+    def past_the_caches(provider: int) -> dict[str, str]:
+        return {"cache-control": "no-store"}
+
     def junctor(name: str, plugins: list[Any], target: dict[str, Any]) -> Candidate:
         def command(provider: int, port: int) -> list[str]:
             placed = {**target, "base_url": target["base_url"].format(provider=provider)}
@@ -85,7 +88,7 @@ def own(folder: Path) -> list[Candidate]:
             file.write_text(yaml.safe_dump({"models": models, "plugins": plugins}))
             return [sys.executable, "-m", "junctor", "serve", "-c", str(file), "--port", str(port)]
 
-        return Candidate(name, command)
+        return Candidate(name, command, headers=past_the_caches)
 
     relayed = {"target": "openai/gpt-4o-mini", "api_key": "sk-x", "base_url": "http://127.0.0.1:{provider}/v1"}
     foreign = {"target": "anthropic/claude-haiku-4-5", "api_key": "sk-x", "wire": "anthropic"}
@@ -99,9 +102,12 @@ def own(folder: Path) -> list[Candidate]:
 
 
 def example_plugins() -> list[Any]:
-    """The plugins of `config.example.yaml`, but for the local model, which is not asked here."""
+    """The plugins of `config.example.yaml`, but for the local model; with a limit that a load does not reach."""
     plugins = yaml.safe_load((ROOT / "config.example.yaml").read_text())["plugins"]
-    return [entry for entry in plugins if (entry if isinstance(entry, str) else next(iter(entry))) != "local"]
+    for entry in plugins:
+        if isinstance(entry, dict) and "quotas" in entry:
+            entry["quotas"]["limits"][0]["requests"] = 10**9
+    return [entry for entry in plugins if entry != "local"]
 
 
 def litellm(folder: Path) -> Candidate:
@@ -179,7 +185,10 @@ def measure(candidate: Candidate, provider_port: int, port: int, args: argparse.
             before = cpu_seconds(process.pid)
             stream = load(candidate, provider_port, port, args.seconds, args.connections, stream=True)
             after = cpu_seconds(process.pid)
-            row |= {"chunk_us": (after - before) / max(1, stream["chunks"]) * 1e6, "rss_mb": rss(process.pid)}
+            chunks = stream["chunks"] or float("inf")
+            row |= {"chunk_us": (after - before) / chunks * 1e6, "rss_mb": rss(process.pid)}
+            if row["failed"] or stream["failed"]:
+                print(f"{candidate.name}: {row['failed']:.0f} requests failed", file=sys.stderr)
             return row
         finally:
             process.kill()
@@ -254,8 +263,9 @@ def report(rows: dict[str, list[dict[str, float]]], imports: dict[str, float], a
     print("|---|---|---|---|---|---|---|---|")
     for name, row in medians.items():
         ratio = f"{row['cpu_us'] / floor:.2f}" if floor else "–"
+        chunk = f"{row['chunk_us']:.1f} µs" if row["chunk_us"] else "–"
         print(
-            f"| {name} | {row['cpu_us']:.0f} µs | {1e6 / row['cpu_us']:.0f} | {ratio} | {row['chunk_us']:.1f} µs "
+            f"| {name} | {row['cpu_us']:.0f} µs | {1e6 / row['cpu_us']:.0f} | {ratio} | {chunk} "
             f"| {row['p50_ms']:.2f} / {row['p99_ms']:.2f} ms | {row['rss_mb']:.0f} MB | {row['start_s']:.1f} s |"
         )
     print(f"\nimport junctor: {imports['import_junctor_ms']:.0f} ms; ", end="")
