@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
@@ -16,11 +15,12 @@ import uvicorn
 from junctor import assets, config
 from junctor.errors import ConfigError
 from junctor.gateway import Gateway
+from junctor.own_port import QuietServer
 from junctor.secrets import hide_in_log
 from junctor.server import App
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator, Sequence
+    from collections.abc import Coroutine, Sequence
 
     from starlette.types import Receive, Scope, Send
 
@@ -70,14 +70,6 @@ def run(coroutine: Coroutine[Any, Any, int]) -> int:
     return uvloop.run(coroutine)
 
 
-class _Server(uvicorn.Server):
-    """uvicorn, without its signal handlers: those are ours."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 class Process:
     """Serves one configuration file on a listening socket until it is told to stop.
 
@@ -93,7 +85,7 @@ class Process:
         self._stopping = False
         self._retiring: dict[asyncio.Task[None], App] = {}
         self._reloading: asyncio.Task[None] | None = None
-        self._server = _Server(
+        self._server = QuietServer(
             uvicorn.Config(
                 self._serve_current,
                 interface="asgi3",

@@ -2,39 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 import re
-import socket
 import time
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import uvicorn
 from junctor import BadRequest, ConfigError, Duration, GatewayError, NotFound, Section, jsons
+from junctor.own_port import OwnPort
 from junctor.problems import problems_of
 from junctor.server import AdminRoute
-from junctor.wire import OPENAI
 from pydantic import SecretStr, ValidationError, field_validator
-from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.routing import Router
 
 from junctor_auth.byok import PROVIDER_KEY
 from junctor_auth.settings import NAME, Moment, NewKey
 from junctor_auth.store import KeyStore, NotThere, StoreFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from starlette.requests import Request
     from starlette.routing import BaseRoute
-    from starlette.types import Receive, Scope, Send
 
     from junctor_auth.mirror import Mirror
     from junctor_auth.settings import AuthSettings
 
-__all__ = ["AdminServer", "admin_routes"]
+__all__ = ["admin_port", "admin_routes"]
 
 _log = logging.getLogger("junctor.auth")
 _MAX_BODY = 64 * 1024
@@ -189,71 +182,9 @@ def _json(value: Any, status: int = 200) -> Response:
     return Response(jsons.dumps(value), status, {"cache-control": "no-store"}, "application/json")
 
 
-class _QuietServer(uvicorn.Server):
-    """uvicorn, without signal handlers: the gateway's process has its own."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-class AdminServer:
-    """The admin paths on a port of their own, while the context is entered.
-
-    Workers, and a gateway that replaces another at a reload, share the port (SO_REUSEPORT): all see the same store.
-    """
-
-    def __init__(self, settings: AuthSettings, routes: Sequence[BaseRoute]) -> None:
-        for route in routes:
-            if isinstance(route, AdminRoute):
-                route.guard(settings.admin_key)
-        self._router = Router(routes, redirect_slashes=False)
-        self._address = (settings.admin_host, settings.admin_port or 0)
-        self._server = _QuietServer(
-            uvicorn.Config(
-                self._serve,
-                interface="asgi3",
-                lifespan="off",
-                ws="none",
-                access_log=False,
-                log_config=None,
-                server_header=False,
-                proxy_headers=False,
-                timeout_graceful_shutdown=5,
-            )
-        )
-        self._running: asyncio.Task[None] | None = None
-        self.port = 0
-
-    async def __aenter__(self) -> Self:
-        listener = socket.socket(socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            listener.bind(self._address)
-            listener.listen()
-        except OSError as error:
-            listener.close()
-            raise ConfigError(f"auth: admin_port: {self._address[0]}:{self._address[1]}: {error.strerror}") from error
-        self.port = listener.getsockname()[1]
-        self._running = asyncio.create_task(self._server.serve([listener]))
-        _log.info("/admin/keys is served on http://%s:%d", self._address[0], self.port)
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        self._server.should_exit = True
-        if self._running is not None:
-            await self._running
-
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await self._router(scope, receive, send)
-        except HTTPException as error:
-            failure = GatewayError(error.detail, status_code=error.status_code, type="invalid_request_error")
-            await _error(failure)(scope, receive, send)
-        except GatewayError as error:
-            await _error(error)(scope, receive, send)
-
-
-def _error(error: GatewayError) -> Response:
-    return Response(OPENAI.error(error), error.status_code, dict(error.headers), "application/json")
+def admin_port(settings: AuthSettings, routes: Sequence[BaseRoute]) -> OwnPort:
+    """The admin paths on a port of their own; all workers see the same store."""
+    for route in routes:
+        if isinstance(route, AdminRoute):
+            route.guard(settings.admin_key)
+    return OwnPort(settings.admin_host, settings.admin_port or 0, routes, setting="auth: admin_port")

@@ -109,9 +109,9 @@ class Auth:
             if self._mirror is not None:
                 await stack.enter_async_context(self._mirror)
                 if self._settings.admin_port is not None:
-                    from junctor_auth.admin import AdminServer
+                    from junctor_auth.admin import admin_port
 
-                    await stack.enter_async_context(AdminServer(self._settings, self._routes(self._mirror)))
+                    await stack.enter_async_context(admin_port(self._settings, self._routes(self._mirror)))
             if self._tokens is not None:
                 stack.push_async_callback(self._tokens.close)
                 await self._tokens.open()

@@ -11,12 +11,13 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Self
 
 from junctor import hookimpl
+from junctor.own_port import OwnPort
 from junctor.server import AdminRoute
 
 from junctor_metrics.alerts import Alerts
 from junctor_metrics.counts import Registry, load, merge, observe
 from junctor_metrics.observe import Observer
-from junctor_metrics.serve import OwnPort, guarded, metrics_route
+from junctor_metrics.serve import guarded, metrics_route
 from junctor_metrics.settings import MetricsSettings
 from junctor_metrics.share import Share, folder_of
 from junctor_metrics.sources import Sources
@@ -120,8 +121,8 @@ class Metrics:
                 route = self._route(settings.path)
                 if isinstance(route, AdminRoute):
                     route.guard(self._gateway.settings.admin.key)
-                own = await stack.enter_async_context(OwnPort(settings.host, settings.port, route))
-                self.port = own.port
+                own = OwnPort(settings.host, settings.port, [route], setting="metrics: port")
+                self.port = (await stack.enter_async_context(own)).port
             if self._tracer is not None:
                 await stack.enter_async_context(self._tracer)
             if self._alerts is not None:
