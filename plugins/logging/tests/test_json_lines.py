@@ -57,6 +57,16 @@ def test_rotates_daily_and_deletes_what_is_too_old_with_a_retention(sink, tmp_pa
     assert not (tmp_path / "out.jsonl.2").exists()
 
 
+@pytest.mark.parametrize("place", ["out.jsonl", "out.jsonl.1"])
+def test_a_device_in_the_place_of_the_file_is_not_read(sink, tmp_path, place):
+    one = sink()
+    one.write([entry(1)], again=False)
+    (tmp_path / place).unlink(missing_ok=True)
+    (tmp_path / place).symlink_to("/dev/zero")
+    with pytest.raises(Unavailable, match=f"{place} is no"):
+        one.write([entry(1)], again=True)
+
+
 def test_writes_no_record_again_that_is_there(sink, tmp_path):
     one = sink(max_size=300)
     one.write([entry(number, 100) for number in range(3)], again=False)

@@ -10,7 +10,7 @@ import select
 import stat
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 from junctor import Duration, Section
 from pydantic import ByteSize, Field, model_validator
@@ -94,7 +94,10 @@ class JSONLines:
             fcntl.flock(self._lock, fcntl.LOCK_UN)
 
     def _follow(self) -> None:
-        """Go on in the file that now has the name, if another process or logrotate has moved ours away."""
+        """Go on in the file that now has the name, if another process or logrotate has moved ours away.
+
+        Raises `Unavailable` if the name is now that of a device or a pipe, which `open` treats as such.
+        """
         try:
             same = os.path.samestat(os.stat(str(self._path)), os.fstat(self._file))
         except FileNotFoundError:
@@ -102,6 +105,8 @@ class JSONLines:
         if not same:
             os.close(self._file)
             self._file = os.open(str(self._path), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            if not stat.S_ISREG(os.fstat(self._file).st_mode):
+                raise Unavailable(f"{self._path} is no longer a regular file")
 
     def _append(self, data: bytes) -> None:
         end = os.fstat(self._file).st_size
@@ -118,7 +123,7 @@ class JSONLines:
         """Which of these records the file, and the one before it, hold already."""
         found: set[bytes] = set()
         for path in (f"{self._path}.1", str(self._path)):
-            with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+            with contextlib.suppress(FileNotFoundError), _reading(path) as file:
                 for line in file:
                     match = _RECORD.search(line, 0, 200)
                     if match is not None and match[1] in wanted:
@@ -134,7 +139,7 @@ class JSONLines:
 
     def _begun(self) -> float:
         """When the file was begun: the time of its first record."""
-        with open(str(self._path), "rb") as file:
+        with _reading(str(self._path)) as file:
             match = re.search(rb'"time":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)', file.readline(4096))
         if match is None:
             return time.time()
@@ -165,6 +170,17 @@ class JSONLines:
             if descriptor >= 0:
                 os.close(descriptor)
         self._file = self._lock = -1
+
+
+def _reading(path: str) -> BinaryIO:
+    """The file, to read. Whoever changes the name to that of a device or a pipe gets `Unavailable`, not a reader that
+    waits for ever, or never comes to an end.
+    """
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise Unavailable(f"{path} is not a regular file")
+    return file
 
 
 def _write_lines(descriptor: int, lines: Sequence[bytes]) -> None:
