@@ -1,11 +1,12 @@
 """Secrets are found by their value and by their form, in texts, settings and log lines."""
 
+import json
 import logging
 import sys
 
 import pytest
-from junctor import ErrorKind, PluginSettings, ProviderError
-from junctor.secrets import MARK, SafeFormatter, Secrets, secrets_in
+from junctor import ErrorKind, PluginSettings, ProviderError, config
+from junctor.secrets import MARK, SafeFormatter, Secrets, secrets_in, secrets_of_headers
 from junctor.testing import FakeProvider
 from pydantic import SecretStr
 
@@ -57,6 +58,57 @@ def test_finds_every_secret_of_a_settings_model():
     assert list(secrets_in([Deep(keys={"a": [SecretStr("one"), SecretStr("two")]})])) == ["one", "two"]
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        ("x-provider", "anthropic"),
+        ("anthropic-version", "2023-06-01"),
+        ("anthropic-beta", "prompt-caching-2024-07-31,tools-2024-04-04"),
+        ("api-version", "2024-12-01-preview"),
+        ("x-target", "openai/gpt-4o-mini"),
+        ("x-region", "eu-west-1"),
+        ("accept", "application/json"),
+        ("http-referer", "https://gateway.example.com"),
+        ("x-title", "Example"),
+    ],
+)
+def test_a_plain_word_in_a_target_s_header_is_no_secret(header):
+    assert list(secrets_of_headers(dict([header]))) == []
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        ("Authorization", "allletters"),
+        ("x-api-key", "allletters"),
+        ("api-key", "allletters"),
+        ("X-Goog-Api-Key", "allletters"),
+        ("cookie", "allletters"),
+        ("x-upstream-token", "allletters"),
+        ("x-upstream-password", "allletters"),
+        ("x-anything", "a8f3k2m9q1"),
+        ("x-anything", "AbCdEfGhIjKl"),
+        ("x-anything", "550e8400-e29b-41d4-a716-446655440000"),
+        ("x-anything", "1234567890"),
+        ("x-anything", "user=someone"),
+        ("x-anything", "correct horse battery"),
+    ],
+)
+def test_a_credential_in_a_target_s_header_is_secret(header):
+    assert list(secrets_of_headers(dict([header]))) == [header[1]]
+
+
+def test_what_follows_a_scheme_is_secret_for_itself():
+    assert list(secrets_of_headers({"authorization": "Bearer allletters"})) == ["Bearer allletters", "allletters"]
+
+
+def test_a_configuration_s_headers_are_told_apart():
+    headers = {"x-provider": "anthropic", "x-api-key": "allletters", "x-other": "a8f3k2m9q1"}
+    models = [{"name": "test", "targets": [{"target": "fake/one", "headers": headers}]}]
+    read = config.parse(json.dumps({"models": models}))
+    assert Secrets(read.secrets).hide("anthropic allletters a8f3k2m9q1") == f"anthropic {MARK} {MARK}"
+
+
 def test_a_log_line_with_its_traceback_holds_no_key():
     try:
         raise ValueError("bad key sk-abcdefghijklmnopqrst") from KeyError("my own words")
@@ -79,6 +131,14 @@ async def test_a_provider_that_quotes_its_key_tells_it_to_nobody(gateway):
         answer = await g.chat()
     assert answer.status == 502
     assert answer.json()["error"]["message"] == f"the key {MARK} is wrong"
+
+
+async def test_a_provider_s_name_stays_in_its_error_though_a_header_has_it(gateway):
+    error = ProviderError("anthropic does not know allletters", kind=ErrorKind.AUTHENTICATION)
+    target = {"target": "fake/one", "headers": {"x-provider": "anthropic", "authorization": "Bearer allletters"}}
+    async with gateway(FakeProvider(script=[error]), models=[{"name": "test", "targets": [target]}]) as g:
+        answer = await g.chat()
+    assert answer.json()["error"]["message"] == f"anthropic does not know {MARK}"
 
 
 async def test_nor_in_the_middle_of_a_stream(gateway):

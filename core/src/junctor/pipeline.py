@@ -21,7 +21,7 @@ from junctor.errors import (
 from junctor.exchange import Attempt, Usage
 from junctor.limit import Limit
 from junctor.plugins import each, each_outward, first
-from junctor.secrets import Secrets
+from junctor.secrets import Secrets, secrets_of_headers
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -239,7 +239,7 @@ def _estimated_input(exchange: Exchange) -> int:
 
 def _hide_keys(error: GatewayError, target: Target) -> None:
     """A provider may quote the key that it was called with, and nobody is to read it: no client, no log."""
-    called_with = [secret for secret in (target.api_key, *target.headers.values()) if secret]
+    called_with = [secret for secret in (target.api_key, *secrets_of_headers(target.headers)) if secret]
     if isinstance(error, ProviderError):
         message = _SECRETS.hide(error.message, called_with)
         if message != error.message:

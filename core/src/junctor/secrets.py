@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, SecretStr
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
-__all__ = ["MARK", "SHORTEST", "SafeFormatter", "Secrets", "hide_in_log", "secrets_in"]
+__all__ = ["MARK", "SHORTEST", "SafeFormatter", "Secrets", "hide_in_log", "secrets_in", "secrets_of_headers"]
 
 MARK = "[secret]"
 """Stands where a secret was."""
@@ -40,6 +40,12 @@ _PATTERN = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+
+_CREDENTIAL = re.compile(r"auth|key|token|secret|cookie|pass|pwd|credential|signature|session", re.IGNORECASE)
+# Words and short numbers, as of names, versions, dates, regions, media types and addresses. A made key mixes the two
+# more closely, and a phrase to remember has blanks.
+_PART = r"(?:[A-Z]?[a-z]+[0-9]{0,4}|[A-Z]+[0-9]{0,4}|[0-9]{1,4}[a-z]?)"
+_PLAIN = re.compile(rf"{_PART}(?:[\-_.,:;/+*]+{_PART})*")
 
 
 class Secrets:
@@ -72,13 +78,33 @@ def secrets_in(value: Any) -> Iterator[str]:
         yield value.get_secret_value()
     elif isinstance(value, BaseModel):
         for name in type(value).model_fields:
-            yield from secrets_in(getattr(value, name))
+            child = getattr(value, name)
+            if name == "headers" and isinstance(child, dict):
+                child = [SecretStr(secret) for secret in secrets_of_headers(_opened(child))]
+            yield from secrets_in(child)
     elif isinstance(value, dict):
         for child in value.values():
             yield from secrets_in(child)
     elif isinstance(value, (list, tuple, set, frozenset)):
         for child in value:
             yield from secrets_in(child)
+
+
+def _opened(headers: Mapping[str, Any]) -> dict[str, str]:
+    return {name: value.get_secret_value() for name, value in headers.items() if isinstance(value, SecretStr)}
+
+
+def secrets_of_headers(headers: Mapping[str, str]) -> Iterator[str]:
+    """What of configured headers is secret: all but a plain value (`anthropic`, `2023-06-01`) under a plain name.
+
+    Of a credential with a scheme before it (`Bearer …`), what follows is secret for itself as well.
+    """
+    for name, value in headers.items():
+        if _CREDENTIAL.search(name) or not _PLAIN.fullmatch(value):
+            yield value
+            scheme, _, rest = value.partition(" ")
+            if rest and scheme.lower() in ("bearer", "basic", "token"):
+                yield rest.strip()
 
 
 def hide_in_log(secrets: Iterable[str]) -> None:

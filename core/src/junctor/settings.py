@@ -113,7 +113,10 @@ class TargetSettings(Section):
     ] = {}
     base_url: Annotated[str | None, Field(pattern=r"^https?://", description="Address up to and with `/v1`.")] = None
     wire: Annotated[str, Field(description="The wire that the target speaks.")] = "openai"
-    headers: Annotated[dict[str, SecretStr], Field(description="Headers sent to the provider.")] = {}
+    headers: Annotated[
+        dict[str, SecretStr],
+        Field(description="Sent to the provider. Secret, but for plain words under a name that is no credential's."),
+    ] = {}
     params: Annotated[dict[str, Any], Field(description="Defaults for what the client's body leaves out.")] = {}
     weight: Annotated[float, Field(ge=0, description="Share among the targets, for weighted routing.")] = 1.0
     tags: Annotated[list[str], Field(description="Free labels that rules can name: `eu`, `zdr`, `premium`.")] = []
