@@ -5,6 +5,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 from junctor_logging import spool as module
@@ -48,6 +49,28 @@ def test_begins_new_segments_and_deletes_those_that_are_done(tmp_path, monkeypat
     spool.advance(length, 1)
     assert len(list(tmp_path.rglob("*.jsonl"))) == 3
     assert drain(spool) == [b"line-%06d" % number for number in (1, 2, 3)]
+
+
+def test_spools_and_those_who_look_for_the_dead_do_not_take_each_others_folders(tmp_path):
+    over = threading.Event()
+    taken = []
+
+    def look():
+        while not over.is_set():
+            taken.extend(orphans(tmp_path, max_size=MB))
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    spools = [Spool(tmp_path, max_size=MB) for _ in range(300)]
+    for number, spool in enumerate(spools):
+        spool.append([b"line %d" % number])
+    over.set()
+    looking.join()
+    assert [drain(spool) for spool in spools] == [[b"line %d" % number] for number in range(300)]
+    assert taken == []
+    for spool in spools:
+        spool.close()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_refuses_more_than_its_size(tmp_path):

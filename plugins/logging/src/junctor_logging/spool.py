@@ -29,9 +29,8 @@ class SpoolFull(OSError):
 class Spool:
     """One owner's folder. `append` and `peek` may be called from different threads."""
 
-    def __init__(self, folder: Path, *, max_size: int, owner: str = "") -> None:
-        self._base = folder
-        self._folder = folder / (owner or uuid.uuid4().hex)
+    def __init__(self, folder: Path, *, max_size: int) -> None:
+        self._base = self._folder = folder
         self._max = max_size
         self._guard = threading.Lock()
         self._held: int | None = None
@@ -72,11 +71,13 @@ class Spool:
             self.lines += len(lines)
 
     def _own(self) -> None:
+        """Make a folder and lock it. It gets its name then, or whoever looks for dead owners could be faster."""
         if self._held is None:
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            held = _lock(self._folder)
-            if held is None:
-                raise OSError(f"{self._folder} belongs to another process")
+            name = uuid.uuid4().hex
+            hidden = self._base / f".{name}"
+            hidden.mkdir(parents=True, mode=0o700)
+            held = _lock(hidden)
+            self._folder = hidden.rename(self._base / name)
             self._held = held
 
     def _begin(self) -> None:
@@ -141,14 +142,14 @@ def orphans(folder: Path, *, max_size: int) -> list[Spool]:
     """The spools whose owners are dead, taken over; the caller replays and closes them."""
     found: list[Spool] = []
     try:
-        folders = sorted(path for path in folder.iterdir() if path.is_dir())
+        folders = sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
     except OSError:
         return found
     for path in folders:
         with contextlib.suppress(OSError):
             held = _lock(path)
             if held is not None:
-                spool = Spool(folder, max_size=max_size, owner=path.name)
+                spool = Spool(folder, max_size=max_size)
                 spool.adopt(path, held)
                 found.append(spool)
     return found
