@@ -126,9 +126,10 @@ async def test_what_a_killed_worker_held_for_its_streams_returns_with_the_lease(
         await asyncio.sleep(1.5)  # longer than the lease: it is renewed
         assert (await _rows(port))["places"]["reserved"] == 20
         workers = subprocess.check_output(["pgrep", "-P", str(process.pid)], text=True).split()
-        os.kill(int(workers[0]), signal.SIGKILL)
+        busiest = max(workers, key=lambda worker: len(os.listdir(f"/proc/{worker}/fd")))  # it may have all of them
+        os.kill(int(busiest), signal.SIGKILL)
         alive = await asyncio.gather(*(_goes_on(reader) for _, reader, _ in streams))
-        assert 0 < sum(alive) < 20
+        assert sum(alive) < 20
         await _until_reserved(port, sum(alive))
         for _, _, writer in streams:
             writer.close()
