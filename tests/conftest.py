@@ -2,60 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import re
 import shutil
-import subprocess
-import sys
-import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from junctor.testing import free_port, require, wait_for_port
+from junctor.testing import free_port, process, require, serving, wait_for_port
 
 HERE = Path(__file__).parent
 NODE_MODULES = HERE / "node_modules"
-
-
-class Running:
-    """A gateway in a process of its own."""
-
-    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
-        self.process, self._log = process, log
-        self.root = "http://127.0.0.1:" + self.wait_for(r"ready on http://127\.0\.0\.1:(\d+)")
-        self.url = self.root + "/v1"
-
-    @property
-    def log(self) -> str:
-        return self._log.read_text()
-
-    def wait_for(self, pattern: str, seconds: float = 60) -> str:
-        until = time.monotonic() + seconds
-        while time.monotonic() < until and self.process.poll() is None:
-            if found := re.search(pattern, self.log):
-                return found[1]
-            time.sleep(0.02)
-        raise AssertionError(f"{pattern!r} did not come up in:\n{self.log}")
-
-
-@contextmanager
-def serving(config: str, folder: Path, **environ: str):
-    """Serve a configuration's text; ends the process, and whatever it started, with the block."""
-    file, log = folder / "config.yaml", folder / "log.txt"
-    file.write_text(config)
-    command = [sys.executable, "-m", "junctor", "serve", "-c", str(file), "--port", "0"]
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, stderr=out, cwd=folder, env=os.environ | environ)
-    try:
-        yield Running(process, log)
-    finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        finally:
-            process.kill()
-            process.wait()
 
 
 @pytest.fixture(scope="session")
@@ -73,12 +27,9 @@ def aimock(node, tmp_path_factory):
     port = free_port()
     program = NODE_MODULES / "@copilotkit" / "aimock" / "dist" / "cli.js"
     arguments = [node, str(program), "-p", str(port), "-f", str(HERE / "aimock.json"), "--strict", "-c", "3"]
-    with (tmp_path_factory.mktemp("aimock") / "log").open("wb") as out:
-        process = subprocess.Popen(arguments, stdout=out, stderr=out)
-    assert wait_for_port(port), "aimock did not start"
-    yield f"http://127.0.0.1:{port}"
-    process.kill()
-    process.wait()
+    with process(arguments, tmp_path_factory.mktemp("aimock")):
+        assert wait_for_port(port), "aimock did not start"
+        yield f"http://127.0.0.1:{port}"
 
 
 MOCKED = """

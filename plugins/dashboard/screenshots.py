@@ -20,8 +20,9 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "tests"))
 
 from junctor.faults import Reply, answer, status  # noqa: E402
+from junctor.testing import Served, serving  # noqa: E402
 
-from conftest import Page, Served, browsing, configured, providing, serving  # noqa: E402
+from conftest import Page, browsing, configured, providing  # noqa: E402
 
 TEAMS = {
     "search": ["ranking", "summaries"],

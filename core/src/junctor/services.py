@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
+import re
 import shutil
 import socket
 import subprocess
+import sys
 import time
 import urllib.parse
 import uuid
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["free_port", "postgres_url", "prefix", "process", "redis_url", "require", "wait_for_port"]
+__all__ = [
+    "Served",
+    "free_port",
+    "postgres_url",
+    "prefix",
+    "process",
+    "redis_url",
+    "require",
+    "serving",
+    "wait_for_port",
+]
 
 
 def require(found: object, reason: str) -> None:
@@ -52,18 +66,67 @@ def wait_for_port(port: int, seconds: float = 10.0) -> bool:
 
 
 @contextmanager
-def process(arguments: Sequence[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A child process that ends with the block."""
-    child = subprocess.Popen(arguments, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def process(
+    arguments: Sequence[str], folder: Path, *, log: Path | None = None, environ: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A child process that ends with the block; `log` gets its standard error, `environ` goes over this process's."""
+    with Path(log or os.devnull).open("wb") as out:
+        child = subprocess.Popen(
+            arguments, cwd=folder, stdout=subprocess.DEVNULL, stderr=out, env=os.environ | dict(environ or {})
+        )
     try:
         yield child
     finally:
         child.terminate()
         try:
-            child.wait(10)
+            child.wait(20)
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
+
+
+class Served:
+    """A gateway in a process of its own, that is ready; `root` is its address, `url` that of its API."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.process, self._log = process, log
+        self.root = "http://127.0.0.1:" + self.wait_for(r"ready on http://127\.0\.0\.1:(\d+)")
+        self.url = self.root + "/v1"
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def wait_for(self, pattern: str, seconds: float = 60.0) -> str:
+        """The first group of a pattern, once the log has it; an error if it does not come."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and self.process.poll() is None:
+            if found := re.search(pattern, self.log):
+                return found[1]
+            time.sleep(0.02)
+        raise AssertionError(f"{pattern!r} did not come up in:\n{self.log}")
+
+    def chat(self, id_: str = "", *, model: str = "test", text: str = "hi", key: str = "", **fields: Any) -> int:
+        """One chat completion with this request id, `fields` go into its body; its status."""
+        body = {"model": model, "messages": [{"role": "user", "content": text}], **fields}
+        headers = {"content-type": "application/json"}
+        headers |= {"x-request-id": id_} if id_ else {}
+        headers |= {"authorization": f"Bearer {key}"} if key else {}
+        with closing(http.client.HTTPConnection(self.root.removeprefix("http://"), timeout=30)) as connection:
+            connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+            answer = connection.getresponse()
+            answer.read()
+        return answer.status
+
+
+@contextmanager
+def serving(config: str | Mapping[str, Any], folder: Path, *, port: int = 0, **environ: str) -> Iterator[Served]:
+    """`junctor serve` with this configuration (YAML, or its tree) until the block ends; its files are in the folder."""
+    file, log = folder / "config.yaml", folder / "log.txt"
+    file.write_text(config if isinstance(config, str) else json.dumps(config))
+    command = [sys.executable, "-m", "junctor", "serve", "-c", str(file), "--port", str(port)]
+    with process(command, folder, log=log, environ={"XDG_STATE_HOME": str(folder), **environ}) as child:
+        yield Served(child, log)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 Fixtures: `gateway` (a factory: a running gateway from a list of plugins), `redis_url` and `postgres_url` (found,
 started from the binary, or the test is skipped with the reason; with JUNCTOR_TEST_REQUIRE=all a skip is a failure).
+`with serving(config, folder) as gateway` is the real server in a process of its own.
 
     async def test_my_plugin(gateway):
         async with gateway(MyPlugin(), FakeProvider("hello")) as g:
@@ -27,7 +28,17 @@ from junctor.gateway import Gateway
 from junctor.hookspecs import hookimpl
 from junctor.plugins import Section
 from junctor.server import App
-from junctor.services import free_port, postgres_url, prefix, process, redis_url, require, wait_for_port
+from junctor.services import (
+    Served,
+    free_port,
+    postgres_url,
+    prefix,
+    process,
+    redis_url,
+    require,
+    serving,
+    wait_for_port,
+)
 from junctor.settings import PluginSettings
 from junctor.stream import Stream
 
@@ -41,6 +52,7 @@ __all__ = [
     "FakeProvider",
     "Harness",
     "Recorder",
+    "Served",
     "free_port",
     "gateway",
     "postgres_url",
@@ -48,6 +60,7 @@ __all__ = [
     "process",
     "redis_url",
     "require",
+    "serving",
     "wait_for_port",
 ]
 

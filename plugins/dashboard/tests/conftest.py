@@ -1,21 +1,14 @@
 """A gateway in a process of its own, a provider in this one, and a real Chromium before them."""
 
 import asyncio
-import json
-import os
-import re
 import shutil
-import subprocess
-import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from contextlib import contextmanager
 
 import pytest
 from junctor.faults import FaultyServer, answer
-from junctor.testing import require
+from junctor.testing import require, serving
 
 KEY = "the-admin-key-of-this-test"
 FLAGS = [
@@ -53,65 +46,10 @@ def providing(*faults):
         loop.close()
 
 
-class Served:
-    """A running gateway, and what a client sends to it."""
-
-    def __init__(self, process, log):
-        self.process, self._log = process, log
-        self.root = "http://127.0.0.1:" + self.wait_for(r"ready on http://127\.0\.0\.1:(\d+)")
-
-    @property
-    def log(self):
-        return self._log.read_text()
-
-    def wait_for(self, pattern, seconds=40):
-        until = time.monotonic() + seconds
-        while time.monotonic() < until and self.process.poll() is None:
-            if found := re.search(pattern, self.log):
-                return found[1]
-            time.sleep(0.02)
-        raise AssertionError(f"{pattern!r} did not come up in:\n{self.log}")
-
-    def chat(self, id_="", *, model="fast", key="", **fields):
-        """One chat completion; its status."""
-        body = {"model": model, "messages": [{"role": "user", "content": "hi"}], **fields}
-        headers = {"content-type": "application/json"}
-        headers |= {"x-request-id": id_} if id_ else {}
-        headers |= {"authorization": f"Bearer {key}"} if key else {}
-        request = urllib.request.Request(f"{self.root}/v1/chat/completions", json.dumps(body).encode(), headers)
-        try:
-            with urllib.request.urlopen(request, timeout=20) as got:
-                got.read()
-                return got.status
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code
-
-
-@contextmanager
-def serving(config, folder, *, port=0):
-    """Serve this configuration until the block ends."""
-    file, log = folder / "config.json", folder / "log.txt"
-    file.write_text(json.dumps(config))
-    command = [sys.executable, "-m", "junctor", "serve", "-c", str(file), "--port", str(port)]
-    environ = os.environ | {"XDG_STATE_HOME": str(folder)}
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, stderr=out, cwd=folder, env=environ)
-    try:
-        yield Served(process, log)
-    finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        finally:
-            process.kill()
-            process.wait()
-
-
 def configured(url, *plugins, models=None, **more):
-    """A configuration with one model `fast`, the dashboard first."""
+    """A configuration with one model `test`, the dashboard first."""
     target = {"target": "openai/gpt-4o-mini", "api_key": "k" * 20, "base_url": url, "price": {"input": 1, "output": 2}}
-    models = models or [{"name": "fast", "targets": [target]}]
+    models = models or [{"name": "test", "targets": [target]}]
     return {
         "admin": {"key": KEY},
         "models": models,
@@ -225,12 +163,6 @@ def page(chromium):
     yield page
     chromium.get("about:blank")
     chromium.execute_cdp_cmd("Network.clearBrowserCookies", {})
-
-
-@pytest.fixture(scope="session")
-def serve():
-    """`with serve(configuration, folder, port=0) as served`."""
-    return serving
 
 
 @pytest.fixture(scope="session")

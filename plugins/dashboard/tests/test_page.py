@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 import pytest
-from junctor.testing import require
+from junctor.testing import require, serving
 
 AXE = Path(__file__).parents[3] / "tests" / "node_modules" / "axe-core" / "axe.min.js"
 # What keeps the stream from going on before it is read: the figures are made once a second.
@@ -68,10 +68,10 @@ def test_the_story_stays_open_while_others_come(page, everything):
     assert "Route decision" in page.text("tr.told")
 
 
-def test_finds_a_request_by_its_id_in_the_log_when_memory_has_lost_it(page, configure, serve, tmp_path):
+def test_finds_a_request_by_its_id_in_the_log_when_memory_has_lost_it(page, configure, tmp_path):
     config = configure({"logging": {"directory": str(tmp_path), "flush": 0.05}})
     config["plugins"][0] = {"dashboard": {"recent": 10}}
-    with serve(config, tmp_path) as served:
+    with serving(config, tmp_path) as served:
         for number in range(12):
             served.chat("long-gone-id" if number == 0 else f"newer-{number}")
         page.log_in(served.root).shows("newer-11", "#exchanges")
@@ -101,7 +101,7 @@ def test_a_script_in_a_request_is_shown_as_text(page, everything):
 def test_costs_can_be_seen_by_model_and_over_a_day(page, everything):
     everything.chat(seed=10)
     page.log_in(everything.root).shows("in all", "#costs")
-    for button, words in (("Model", "fast"), ("24 h", "in all"), ("30 d", "today")):
+    for button, words in (("Model", "test"), ("24 h", "in all"), ("30 d", "today")):
         page.js(
             "[...document.querySelectorAll('#costs button')].find((b) => b.innerText === arguments[0]).click()", button
         )

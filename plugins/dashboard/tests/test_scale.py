@@ -4,12 +4,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from junctor.testing import serving
 
 TEAMS, MODELS = 200, 500
 
 
 @pytest.fixture(scope="module")
-def large(provider, serve, configure, tmp_path_factory):
+def large(provider, configure, tmp_path_factory):
     price = {"input": 1, "output": 2}
     models = [
         {
@@ -22,7 +23,7 @@ def large(provider, serve, configure, tmp_path_factory):
     limits = [{"name": "tokens", "per": "team", "tokens": 1000, "window": "minute", "soft": "80%"}]
     plugins = [{"auth": {"clients": clients}}, {"quotas": {"limits": limits}}, "routing", "fallback"]
     folder = tmp_path_factory.mktemp("large")
-    with serve(configure(*plugins, models=models), folder) as served, ThreadPoolExecutor(8) as pool:
+    with serving(configure(*plugins, models=models), folder) as served, ThreadPoolExecutor(8) as pool:
         asked = range(MODELS)
         sent = pool.map(
             lambda n: served.chat(model=f"m{n}", key=f"key-of-the-team-{n % TEAMS:04}", max_tokens=10), asked
