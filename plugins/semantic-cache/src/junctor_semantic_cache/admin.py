@@ -48,10 +48,8 @@ def routes(cache: SemanticCache) -> Iterable[BaseRoute]:
         selection = read_selection(body)
         if cache.engine is None:
             raise BadRequest(f"the cache is not ready: {cache.trouble}", status_code=503)
-        store = cache.engine.store
         try:
-            found = await store.count(selection)
-            await store.delete(selection)
+            found = await cache.purges.purge(selection, cache.engine.store)
         except StoreError as error:
             raise BadRequest(str(error), status_code=503) from error
         return JSONResponse({"purged": found})

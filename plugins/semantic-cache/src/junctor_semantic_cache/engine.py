@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from junctor_semantic_cache.judges import Judge
     from junctor_semantic_cache.namespaces import Namespaces
     from junctor_semantic_cache.partition import Question
+    from junctor_semantic_cache.purges import Purges
     from junctor_semantic_cache.scoring import Scored, Weights
     from junctor_semantic_cache.settings import SemanticCacheSettings
     from junctor_semantic_cache.store import VectorStore
@@ -69,6 +70,7 @@ class Engine:
         store: VectorStore,
         judge: Judge,
         verifier: Verifier | None = None,
+        purges: Purges | None = None,
         chance: random.Random | None = None,
     ) -> None:
         self._settings = settings
@@ -78,6 +80,7 @@ class Engine:
         self.store = store
         self.judge = judge
         self.verifier = verifier
+        self._purges = purges
         self._chance = chance or random.Random()
         self._last: dict[str, tuple[NDArray[np.float32], str]] = {}
         self._since_eviction = 0
@@ -89,7 +92,7 @@ class Engine:
         namespace.request()
         identity = entry_id(question.scope, question.tenant, question.partition, normalise(question.text))
         found = Lookup(question, identity)
-        same = await self.store.get(identity)
+        same = await self._get(identity)
         if same is not None and same.expires > time.time():
             return self._exact(found, same, namespace, serving=serving)
         found.vector = await self.embedder.embed(question.text, parent=exchange)
@@ -101,6 +104,11 @@ class Engine:
             found.why = f"veto: {found.scored.veto}"
             return found
         return await self._decide(exchange, found, namespace, serving=serving)
+
+    async def _get(self, identity: str) -> Entry | None:
+        """The entry, unless it was purged."""
+        entry = await self.store.get(identity)
+        return None if entry is None or (self._purges is not None and self._purges.hides(entry)) else entry
 
     def _exact(self, found: Lookup, entry: Entry, namespace: Namespace, *, serving: bool) -> Lookup:
         """The very same words: no question of meaning."""
@@ -122,6 +130,7 @@ class Engine:
             for candidate in candidates
             if candidate.similarity >= self._settings.min_similarity
             and candidate.entry.expires > now
+            and not (self._purges is not None and self._purges.hides(candidate.entry))
             and (candidate.entry.scope, candidate.entry.tenant, candidate.entry.partition)
             == (question.scope, question.tenant, question.partition)
         ]
@@ -144,7 +153,7 @@ class Engine:
             found.outcome, found.why = "shadow", "would be served"
             namespace.shadow_hits += 1
             return found
-        entry = await self.store.get(candidate.entry.id)
+        entry = await self._get(candidate.entry.id)
         if entry is None or not entry.answer:
             found.why = "entry is gone"
             return found
@@ -247,11 +256,14 @@ class Engine:
             pack(body),
             question.model,
             question.template,
-            created=now,
+            created=exchange.started_at,
             expires=now + ttl,
             worth=now,
         )
-        await self.store.put(replace(entry, **fresh), found.vector)
+        entry = replace(entry, **fresh)
+        if self._purges is not None and self._purges.forbids(entry):
+            return
+        await self.store.put(entry, found.vector)
         self._since_eviction += 1
         if self._since_eviction >= max(1, min(1000, self._settings.store.max_entries // 20)):
             await self.sweep()

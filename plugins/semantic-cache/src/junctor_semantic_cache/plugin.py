@@ -5,31 +5,32 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from typing import TYPE_CHECKING, Any, Self
 
-from junctor import Response, Stream, Usage, hookimpl
+from junctor import Response, Usage, hookimpl
 from junctor.assets import cache_folder
 from junctor.errors import GatewayError, JunctorError
 
 from junctor_semantic_cache import admin
-from junctor_semantic_cache.edge_store import EdgeStore
 from junctor_semantic_cache.embedders import GatewayEmbedder, LocalEmbedder
-from junctor_semantic_cache.engine import Engine, Lookup, unpack
+from junctor_semantic_cache.engine import Engine, Lookup
 from junctor_semantic_cache.evidence import normalise
 from junctor_semantic_cache.judges import make_judge
 from junctor_semantic_cache.models import load_model, needed_assets
 from junctor_semantic_cache.namespaces import Namespaces
 from junctor_semantic_cache.partition import Unfit, namespace_of, read_question
+from junctor_semantic_cache.purges import Purges
 from junctor_semantic_cache.scoring import load_weights
+from junctor_semantic_cache.serving import make_response
 from junctor_semantic_cache.settings import SemanticCacheSettings
-from junctor_semantic_cache.store import collection_name, entry_id
+from junctor_semantic_cache.store import entry_id
+from junctor_semantic_cache.stores import make_store
 from junctor_semantic_cache.verifiers import make_verifier
 
 if TYPE_CHECKING:
     import argparse
     import random
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import Callable, Iterable
 
     from junctor import Exchange, Gateway
     from junctor.assets import Asset
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from junctor_semantic_cache.embedders import Embedder
     from junctor_semantic_cache.models import SentenceModel
     from junctor_semantic_cache.partition import Question
-    from junctor_semantic_cache.store import VectorStore
 
 __all__ = ["SemanticCache"]
 
@@ -80,6 +80,8 @@ class SemanticCache:
         self._weights = load_weights()
         self._folder = settings.store.path or cache_folder() / "semantic-cache"
         self.namespaces = Namespaces(settings, self._weights.prior, self._folder / "learned")
+        state = gateway.state if gateway.state.shared else None
+        self.purges = Purges(self._folder / "purges", state, own_shard=settings.store.url is None)
         self.engine: Engine | None = None
         self.trouble = "not ready yet"
         self.ready = asyncio.Event()
@@ -122,6 +124,7 @@ class SemanticCache:
         while True:
             try:
                 self.engine = await self._build()
+                self._tasks.append(asyncio.create_task(self.purges.follow(self.engine.store)))
                 self.ready.set()
                 self._tried.set()
                 return
@@ -136,9 +139,10 @@ class SemanticCache:
 
     async def _build(self) -> Engine:
         embedder = await self.open_embedder()
-        store = self._make_store(embedder)
+        store = make_store(self._settings.store, self._folder / "vectors", embedder)
         try:
             await store.open()
+            await self.purges.open(store)
             section = self._settings.verifier
             verifier = make_verifier(section, gateway=self.gateway) if section is not None else None
         except BaseException:
@@ -154,6 +158,7 @@ class SemanticCache:
             store=store,
             judge=judge,
             verifier=verifier,
+            purges=self.purges,
             chance=self._chance,
         )
 
@@ -163,22 +168,6 @@ class SemanticCache:
         if name.startswith("gateway:"):
             return await GatewayEmbedder.open(self.gateway, name.removeprefix("gateway:"))
         return LocalEmbedder(await asyncio.to_thread(self._load, name))
-
-    def _make_store(self, embedder: Embedder) -> VectorStore:
-        store, name, dimension = self._settings.store, embedder.name, embedder.dimension
-        if store.url is None:
-            folder = self._folder / "vectors"
-            return EdgeStore(
-                folder, collection=store.collection, embedder=name, dimension=dimension, timeout=store.timeout
-            )
-        # Its client takes longer to import than the whole gateway: only who uses a server pays for it.
-        from junctor_semantic_cache.qdrant_server import ServerStore
-
-        collection = collection_name(store.collection, name, dimension)
-        key = store.api_key.get_secret_value() if store.api_key else None
-        return ServerStore(
-            store.url, collection, prefix=store.collection, dimension=dimension, api_key=key, timeout=store.timeout
-        )
 
     @hookimpl
     async def cache_lookup(self, exchange: Exchange) -> Response | None:
@@ -193,7 +182,7 @@ class SemanticCache:
             return None
         self._remember(exchange, found)
         self._say(exchange, found)
-        return self._answer(exchange, found) if found.outcome in ("hit", "exact") else None
+        return make_response(exchange, found) if found.outcome in ("hit", "exact") else None
 
     async def _find(self, exchange: Exchange) -> Lookup | str:
         """Look the request up, or say why it passes by."""
@@ -242,33 +231,6 @@ class SemanticCache:
         }
         if found.outcome not in ("hit", "exact"):
             exchange.headers.setdefault("x-junctor-cache", found.outcome if found.outcome == "bypass" else "miss")
-
-    def _answer(self, exchange: Exchange, found: Lookup) -> Response:
-        entry, request = found.entry, exchange.request
-        assert entry is not None
-        body = unpack(entry.answer)
-        age, similarity = max(0, int(time.time() - entry.created)), found.facts["similarity"]
-        headers = {
-            "x-junctor-cache": "semantic-hit",
-            "x-junctor-cache-similarity": f"{similarity:.4f}",
-            "x-junctor-cache-id": entry.id,
-            "age": str(age),
-        }
-        exchange.headers.pop("x-junctor-cache", None)
-        exchange.facts["semantic_cache"]["saved"] = entry.cost
-        hit = {"status": "hit", "cache": "semantic", "similarity": similarity, "saved": entry.cost}
-        exchange.facts["cache"] = {**hit, "entry": entry.id, "age": age}
-        reading = request.wire.read(request.operation, body)
-        response = Response(
-            headers=headers, cached="semantic", finish_reason=reading.finish_reason, model=reading.model
-        )
-        response.usage = Usage(input_tokens=entry.input_tokens, output_tokens=entry.output_tokens)
-        if request.stream:
-            events = request.wire.to_stream(request, body)
-            response.stream = Stream(_once(events), request.wire.reader(request))
-        else:
-            response.body = body
-        return response
 
     @hookimpl
     async def post_call(self, exchange: Exchange, response: Response | None, error: BaseException | None) -> None:
@@ -409,7 +371,3 @@ def _unasked(question: Question) -> Lookup:
     """A request that is not looked up but whose answer is kept."""
     identity = entry_id(question.scope, question.tenant, question.partition, normalise(question.text))
     return Lookup(question, identity, outcome="bypass", why="the client asked for it")
-
-
-async def _once(events: bytes) -> AsyncIterator[bytes]:
-    yield events

@@ -49,9 +49,10 @@ class StoreError(JunctorError):
 class Entry:
     """A question, its answer, and what is known of it.
 
-    `group` names the answer: entries with the same one say the same. `answer` is compressed and encoded. `right` and
-    `wrong` count labels, `floor` is the highest risk at which the entry may still be served. `worth` orders eviction:
-    the time of the last use in seconds, plus a bonus for every hit. `cost` is in nano-dollars.
+    `group` names the answer: entries with the same one say the same. `answer` is compressed and encoded. `created` is
+    when it was asked for: a purge before it came has it. `right` and `wrong` count labels, `floor` is the highest risk
+    at which the entry may still be served. `worth` orders eviction: the time of the last use in seconds, plus a bonus
+    for every hit. `cost` is in nano-dollars.
     """
 
     id: str
@@ -105,6 +106,14 @@ class Selection:
 
     match: Mapping[str, str] = field(default_factory=dict)
     before: Mapping[str, float] = field(default_factory=dict)
+
+    def fits(self, entry: Entry) -> bool:
+        """Whether the entry is one of them, as the stores' own filters say it."""
+        for name, value in self.match.items():
+            found = getattr(entry, name)
+            if value not in found if name == "tags" else value != found:
+                return False
+        return all(getattr(entry, name) < bound for name, bound in self.before.items())
 
 
 class VectorStore(Protocol):
