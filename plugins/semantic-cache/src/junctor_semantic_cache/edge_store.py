@@ -43,6 +43,7 @@ __all__ = ["EdgeStore"]
 
 _log = logging.getLogger("junctor.semantic_cache")
 _COARSE = 128  # dimensions below which signs say too little of a vector
+_ROOM = 64 * 1024 * 1024  # bytes that must be free for anything to be written
 _OVERSAMPLING = 8.0  # so many times more candidates by signs are compared by their real vectors: recall@8 is 0.998
 
 
@@ -75,6 +76,7 @@ class EdgeStore:
         import qdrant_edge as qdrant
 
         self._home.mkdir(parents=True, exist_ok=True)
+        self._need_room()
         for number in range(256):
             folder = self._folder / f"shard-{number}"
             folder.mkdir(parents=True, exist_ok=True)
@@ -156,19 +158,19 @@ class EdgeStore:
         if len(vector) != self._dimension:
             raise StoreError(f"a vector of dimension {len(vector)} in a collection of {self._dimension}")
         point = qdrant.Point(uuid.UUID(entry.id), vector.tolist(), finite(entry.payload()))
-        await self._run(lambda: self._shard.update(qdrant.UpdateOperation.upsert_points([point])))
+        await self._write(qdrant.UpdateOperation.upsert_points([point]))
 
     async def update(self, identity: str, values: Mapping[str, Any]) -> None:
         import qdrant_edge as qdrant
 
         operation = qdrant.UpdateOperation.set_payload([uuid.UUID(identity)], finite(values))
-        await self._run(lambda: self._shard.update(operation))
+        await self._write(operation)
 
     async def delete(self, selection: Selection) -> None:
         import qdrant_edge as qdrant
 
         operation = qdrant.UpdateOperation.delete_points_by_filter(_filter(selection))
-        await self._run(lambda: self._shard.update(operation), timeout=10.0)
+        await self._write(operation, timeout=10.0)
 
     async def count(self, selection: Selection) -> int:
         import qdrant_edge as qdrant
@@ -186,7 +188,7 @@ class EdgeStore:
         import qdrant_edge as qdrant
 
         operation = qdrant.UpdateOperation.delete_points([uuid.UUID(identity) for identity in identities])
-        await self._run(lambda: self._shard.update(operation), timeout=10.0)
+        await self._write(operation, timeout=10.0)
 
     async def aclose(self) -> None:
         if self._shard is not None:
@@ -196,6 +198,18 @@ class EdgeStore:
         if self._lock is not None:
             self._lock.close()
         self._thread.shutdown(wait=False)
+
+    async def _write(self, operation: Any, *, timeout: float | None = None) -> None:
+        def call() -> None:
+            self._need_room()
+            self._shard.update(operation)
+
+        await self._run(call, timeout=timeout)
+
+    def _need_room(self) -> None:
+        """The files are mapped into memory: where the disk has no page for one, the kernel ends the whole process."""
+        if shutil.disk_usage(self._home).free < _ROOM:
+            raise StoreError(f"{self._home}: less than {_ROOM >> 20} MiB are free, nothing is written")
 
     async def _run(self, call: Callable[[], T], *, timeout: float | None = None) -> T:
         """Run in the store's thread. A thread that hangs must not gather calls: a few may wait, no more."""

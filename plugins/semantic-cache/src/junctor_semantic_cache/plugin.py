@@ -117,7 +117,10 @@ class SemanticCache:
             await engine.store.aclose()
             if engine.verifier is not None:
                 await engine.verifier.aclose()
-            await asyncio.to_thread(self.namespaces.save, self.namespaces.changed())
+            try:
+                await asyncio.to_thread(self.namespaces.save, self.namespaces.changed())
+            except OSError as error:
+                _log.warning("semantic cache: what was learned is not saved: %s", error)
 
     async def _prepare(self) -> None:
         """Get model and store, again and again until they are there."""
