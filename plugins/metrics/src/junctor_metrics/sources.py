@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
+from junctor_metrics.counts import OTHER
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from junctor import Gateway
 
@@ -15,6 +18,17 @@ if TYPE_CHECKING:
 __all__ = ["Sources", "breakers"]
 
 _STATES = {"closed": 0, "half_open": 1, "open": 2}
+# Metric and further labels → what of a namespace's figures it counts.
+_SEMANTIC: dict[tuple[str, ...], Callable[[Mapping[str, float]], float]] = {
+    ("lookups",): itemgetter("requests"),
+    ("hits", "similar"): itemgetter("hits"),
+    ("hits", "exact"): itemgetter("exact_hits"),
+    ("hits", "shadow"): itemgetter("shadow_hits"),
+    ("verifications", "right"): lambda stats: stats["verified"] - stats["verified_wrong"],
+    ("verifications", "wrong"): itemgetter("verified_wrong"),
+    ("saved_dollars",): itemgetter("saved"),
+    ("paid_dollars",): itemgetter("paid"),
+}
 
 
 class Sources:
@@ -34,6 +48,7 @@ class Sources:
         _targets(gateway, registry)
         self._sinks(_asked(gateway, "logging", "stats"))
         _queue(gateway, registry)
+        self._semantic(_asked(gateway, "semantic_cache", "stats") or {})
 
     def _count(self, name: str, values: Mapping[Any, float]) -> None:
         """Add what a counter of somebody else has grown by since the last look."""
@@ -58,6 +73,23 @@ class Sources:
         self._registry.set("junctor_sink_queue", waiting)
         self._count("junctor_sink_dropped_total", dropped)
         self._count("junctor_sink_written_total", written)
+
+    def _semantic(self, namespaces: Mapping[str, Mapping[str, float]]) -> None:
+        for (metric, *labels), value in _SEMANTIC.items():
+            name = f"junctor_semantic_cache_{metric}_total"
+            counts = {(space, *labels): value(stats) for space, stats in namespaces.items()}
+            for row in counts:
+                if (name, row) not in self._seen:
+                    self._seen[name, row] = 0
+                    self._registry[name][row]  # shown from the start, as 0
+            self._count(name, counts)
+        shown = self._registry["junctor_semantic_cache_lookups_total"]
+        for metric, field in (("wrong", "wrong_estimate"), ("wrong_bound", "wrong_bound_95")):
+            worst: dict[tuple[str, ...], float] = {}
+            for space, stats in namespaces.items():
+                row = (space,) if (space,) in shown else (OTHER,)
+                worst[row] = max(worst.get(row, 0.0), stats[field])
+            self._registry.set(f"junctor_semantic_cache_{metric}_ratio", worst)
 
 
 def _asked(gateway: Gateway, plugin: str, name: str) -> Any:

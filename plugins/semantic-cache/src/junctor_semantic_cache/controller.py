@@ -189,13 +189,16 @@ class Namespace:
         self._weights = weights
         self._limit_due = 0
 
+    def counts(self) -> dict[str, Any]:
+        """All that only grows."""
+        return {name: getattr(self, name) for name in _COUNTS}
+
     def dump(self) -> dict[str, Any]:
         """All that was learned, as plain values."""
         rows = [[*(round(float(v), 4) for v in s), int(w)] for s, w in zip(self._signals, self._wrong, strict=True)]
-        counts = {name: getattr(self, name) for name in _COUNTS}
         lookups = [[round(float(v), 4) for v in s] for s in self._lookups]
         learned = {"labels": rows, "lookups": lookups, "recent": list(self._recent)}
-        return counts | learned | {"weights": self._weights.tolist()}
+        return self.counts() | learned | {"weights": self._weights.tolist()}
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Take up what `dump` wrote; what does not fit the signals of this version is left out."""

@@ -30,6 +30,7 @@ class Namespaces:
         self._prior = prior
         self._folder = folder
         self._known: dict[str, Namespace] = {}
+        self._before: dict[str, dict[str, Any]] = {}
 
     def __getitem__(self, name: str) -> Namespace:
         known = self._known.get(name)
@@ -68,6 +69,7 @@ class Namespaces:
                 saved = json.loads(file.read_text())
                 if saved["version"] == _VERSION:
                     self[saved["name"]].restore(saved["learned"])
+                    self._before[saved["name"]] = self[saved["name"]].counts()
             except (OSError, ValueError, KeyError, TypeError) as error:
                 _log.warning("%s cannot be read, its namespace learns anew: %s", file, error)
 
@@ -93,6 +95,16 @@ class Namespaces:
             name: {"mode": self.mode(name), "max_wrong": namespace.limits.max_wrong, **namespace.report()}
             for name, namespace in sorted(self._known.items())
         }
+
+    def stats(self) -> dict[str, dict[str, Any]]:
+        """By namespace: what was counted since this start, money in nano-dollars, and the shares of `reports`."""
+        found = {}
+        for name, namespace in self._known.items():
+            before, report = self._before.get(name, {}), namespace.report()
+            counts = {field: value - before.get(field, 0) for field, value in namespace.counts().items()}
+            shares = {field: report[field] for field in ("wrong_estimate", "wrong_bound_95")}
+            found[name] = counts | shares
+        return found
 
 
 def read_reports(settings: SemanticCacheSettings, prior: Prior, folder: Path) -> dict[str, dict[str, Any]]:

@@ -365,6 +365,10 @@ class SemanticCache:
     def cli_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         admin.add_commands(commands)
 
+    def stats(self) -> dict[str, dict[str, Any]]:
+        """`Namespaces.stats`, for whoever shows figures."""
+        return self.namespaces.stats()
+
     def shadowed(self) -> SemanticCacheSettings:
         """The settings of one that learns and serves nothing."""
         return self._settings.model_copy(update={"mode": "shadow", "verifier": None})
