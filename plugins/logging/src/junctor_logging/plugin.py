@@ -13,6 +13,7 @@ from junctor_logging.admin import Admin
 from junctor_logging.build import Builder
 from junctor_logging.capture import Capturer
 from junctor_logging.content import Recorder
+from junctor_logging.names import Names
 from junctor_logging.pump import Pump
 from junctor_logging.recent import Recent
 from junctor_logging.redact import Redactor
@@ -59,7 +60,7 @@ class Logging:
         self._pumps = pumps
         self._admin = Admin(self._recent, ledger, lambda: self._closed)
         self._writer = Writer(
-            Builder(settings.discounts, Redactor(Secrets([*gateway.config.secrets, *secrets_in(settings)]))),
+            Builder(settings.discounts, _redactor(settings, gateway)),
             pumps,
             limit=settings.queue,
             batch=settings.batch,
@@ -134,6 +135,16 @@ class Logging:
         lost = stats["dropped"] + sum(sink.get("dropped", 0) for sink in stats["sinks"].values())
         if lost:
             _log.error("%d records were dropped in this process's life: %s", lost, stats)
+
+
+def _redactor(settings: LoggingSettings, gateway: Gateway) -> Redactor:
+    secrets = Secrets([*gateway.config.secrets, *secrets_in(settings)])
+    asking = next((index for index, rule in enumerate(settings.content) if "name" in rule.redact), None)
+    if asking is None:
+        return Redactor(secrets)
+    if not settings.names_model:
+        raise ConfigError(f"content[{asking}].redact: 'name' needs names_model, an installed spaCy model")
+    return Redactor(secrets, Names(settings.names_model))
 
 
 def _before(recorder: Recorder) -> Any:

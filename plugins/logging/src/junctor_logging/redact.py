@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
     from junctor.secrets import Secrets
 
+    from junctor_logging.names import Names
+
 __all__ = ["Redactor"]
 
 _EMAIL = re.compile(r"\b[A-Za-z0-9._%+\-]{1,64}@(?:[A-Za-z0-9\-]{1,63}\.){1,8}[A-Za-z]{2,24}\b")
@@ -44,15 +46,16 @@ _PERSONAL: dict[str, tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]
 class Redactor:
     """Secrets always, personal data by choice, in every text of a JSON value."""
 
-    def __init__(self, secrets: Secrets) -> None:
+    def __init__(self, secrets: Secrets, names: Names | None = None) -> None:
         self.secrets = secrets
+        self._names = names
 
     def personal(self, text: str, kinds: Sequence[str]) -> str:
-        """The text with personal data of these kinds replaced: `email`, `iban`, `card`, `phone`."""
+        """The text with personal data of these kinds replaced: `email`, `iban`, `card`, `phone`, `name`."""
         for kind, (pattern, replacement) in _PERSONAL.items():
             if kind in kinds:
                 text = pattern.sub(replacement, text)
-        return text
+        return self._names.hide(text) if self._names is not None and "name" in kinds else text
 
     def clean(self, value: Any, kinds: Sequence[str], own: Sequence[str] = ()) -> Any:
         """A copy of the value; `own` are further secrets."""

@@ -53,8 +53,11 @@ class ContentRule(Section):
     max_bytes: Annotated[ByteSize, Field(gt=0, description="Most of a prompt, and of an answer.")] = ByteSize(65536)
     max_text: Annotated[int, Field(gt=0, description="Most characters of one text in it; the rest is cut off.")] = 8000
     redact: Annotated[
-        tuple[Literal["email", "phone", "card", "iban"], ...],
-        Field(description="Replaced by a mark; without it, all. Keys and passwords are always replaced."),
+        tuple[Literal["email", "phone", "card", "iban", "name"], ...],
+        Field(
+            description="Replaced by a mark; without it, all but names, which need `names_model`. Keys and passwords "
+            "are always replaced."
+        ),
     ] = ("email", "phone", "card", "iban")
     retention: Annotated[Duration, Field(gt=0, description="Deleted after this time.")] = 30 * 86400.0
 
@@ -81,6 +84,9 @@ class LoggingSettings(PluginSettings):
         dict[str, Share], Field(description="Off the list price, by provider or target: `openai: 10%`.")
     ] = Field(default_factory=dict)
     content: Annotated[tuple[ContentRule, ...], Field(description="Empty: no prompt, no answer is recorded.")] = ()
+    names_model: Annotated[
+        str, Field(description="An installed spaCy model, such as `en_core_web_sm`, for rules that redact `name`.")
+    ] = ""
     recent: Annotated[int, Field(ge=0, le=10_000, description="Records kept in memory for `/admin/exchanges`.")] = 500
 
     @property
