@@ -1,6 +1,6 @@
 """A disk that is full, fills up, or cannot be written to: the request is served, the bypass said, the process lives.
 
-Each test runs once more inside a mount of its own, in a process of its own: a full disk under mapped files ends it.
+Each runs inside a mount of its own, in a process of its own: a full disk under mapped files ends it.
 """
 
 import os
@@ -12,7 +12,6 @@ import pytest
 from junctor.testing import require
 
 DISK = os.environ.get("SMALL_DISK_OF_THE_TEST", "")
-inside = pytest.mark.skipif(not DISK, reason="runs inside a mount of its own")
 MOUNT = 'mount -t tmpfs -o size=$1 tmpfs "$2" && mkdir "$2/store" && mount -o "remount,$3" "$2"'
 UNSHARE = ("unshare", "-rm", "sh", "-c")
 
@@ -24,7 +23,6 @@ def in_a_mount(folder, size, options, command):
     return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.skipif(bool(DISK), reason="is inside already")
 @pytest.mark.parametrize(
     ("test", "size", "options"),
     [("a_full_disk", "1m", "rw"), ("a_read_only_disk", "200m", "ro"), ("a_disk_that_fills_up", "200m", "rw")],
@@ -45,18 +43,15 @@ async def passes_by(running, why):
         assert why in g.fact["why"]
 
 
-@inside
-async def test_a_full_disk(running):
+async def a_full_disk(running):
     await passes_by(running, "64 MiB are free")
 
 
-@inside
-async def test_a_read_only_disk(running):
+async def a_read_only_disk(running):
     await passes_by(running, "Read-only file system")
 
 
-@inside
-async def test_a_disk_that_fills_up(running):
+async def a_disk_that_fills_up(running):
     async with running({"store": {"path": f"{DISK}/store", "timeout": "5s"}}) as g:
         await g.ask("Why is tin soft?")
         big = Path(DISK, "big")
@@ -69,3 +64,8 @@ async def test_a_disk_that_fills_up(running):
         big.unlink()
         await g.ask("Why is jam sweet?")
         assert (await g.ask("Why is jam sweet?")).headers["x-junctor-cache"] == "semantic-hit"
+
+
+if DISK:
+    test_a_full_disk, test_a_read_only_disk = a_full_disk, a_read_only_disk
+    test_a_disk_that_fills_up = a_disk_that_fills_up
