@@ -4,7 +4,7 @@ import asyncio
 import json
 
 import pytest
-from junctor import ErrorKind, ProviderError
+from junctor import ErrorKind, ProviderError, hookimpl
 from junctor.testing import FakeProvider, Recorder
 
 KEYS = {"search": "sk-search-0123456789abcdef", "support": "sk-support-0123456789abcdef"}
@@ -187,3 +187,25 @@ async def test_a_semantic_hit_is_told_to_the_log_and_costs_nothing(gateway, tmp_
     assert (told["status"], told["cache"], told["saved"]) == ("hit", "semantic", 150_000)
     assert report["count"] == (asked, 0)
     assert report["tokens"] == (150 * (asked - 1), 0)
+
+
+async def test_a_stream_that_breaks_is_continued_for_all_who_share_it(gateway, tmp_path):
+    """The exact cache reads ahead of the leader's client: what the second target goes on from is what was read."""
+    targets = [PRICED[0], {**PRICED[1], "tags": ["prefill"]}]
+    plugins = ("exact_cache", {"fallback": {"continue": {"models": ["test"]}}})
+
+    class Breaks(FakeProvider):
+        """Breaks off its first answer after three words; the second is the rest of it."""
+
+        @hookimpl
+        async def call(self, exchange, target):
+            self.cut_after = None if self.calls else 4
+            return await super().call(exchange, target)
+
+    provider = Breaks("one two three four", script=[None, "four five six"], chunk_delay=0.01)
+    async with gateway(provider, config=config(tmp_path, *plugins, targets=targets)) as g:
+        answers = await asyncio.gather(*(g.chat("same", stream=True, headers=of("search")) for _ in range(3)))
+    assert [target for target, _ in provider.calls] == ["fake/cheap", "fake/dear"]
+    assert provider.calls[1][1]["messages"][-1]["role"] == "assistant"
+    assert [answer.text for answer in answers] == ["one two three four five six"] * 3
+    assert all(answer.events[-1] == "[DONE]" for answer in answers)

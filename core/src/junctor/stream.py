@@ -134,8 +134,8 @@ class Stream:
             yield self._ending()
 
     async def _shared(self, share: Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]]) -> AsyncGenerator[bytes]:
-        async for part in share(self._events(bytes, last=False)):
-            if out := self._pass(part):
+        async for part in share(self._events(self._keep, last=False)):
+            if out := self._transformed(part):
                 yield out
         yield self._ending()
 
@@ -148,7 +148,7 @@ class Stream:
 
     @property
     def shared(self) -> bool:
-        """Whether others read it as well, so that what has passed is not all that was read."""
+        """Whether others read it as well, and perhaps faster than the client: `recorded` is what was read."""
         return self._share is not None
 
     def share(self, through: Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]]) -> None:
@@ -182,13 +182,19 @@ class Stream:
         self._source = source(self._source)
 
     def _pass(self, events: bytes) -> bytes:
-        self.size += len(events)
+        return self._transformed(self._keep(events))
+
+    def _keep(self, events: bytes) -> bytes:
         if self._kept is not None:
             self._limit -= len(events)
             if self._limit < 0:
                 self._kept = None
             else:
                 self._kept.append(events)
+        return events
+
+    def _transformed(self, events: bytes) -> bytes:
+        self.size += len(events)
         for transform in self._transforms:
             events = transform.feed(events)
         return events

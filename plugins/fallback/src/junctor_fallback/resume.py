@@ -96,7 +96,7 @@ class Continuer:
     ) -> Continuation | None:
         sent = _sent(stream) if error.kind in _FAULTS and stream.reader.finish_reason is None else None
         broken = response.attempt
-        if stream.shared or sent is None or broken is None or exchange.client_gone:
+        if sent is None or broken is None or (exchange.client_gone and not stream.shared):
             return None
         if len(sent.text) > self._settings.max_text:
             return None
