@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import sqlite3
+from contextlib import closing
 
 import pytest
 from junctor import ErrorKind, ProviderError, hookimpl
@@ -176,17 +178,72 @@ async def test_a_semantic_hit_is_told_to_the_log_and_costs_nothing(gateway, tmp_
     )
     recorder = Recorder()
     async with gateway(FakeProvider(usage=(100, 50)), recorder, config=text) as g:
-        for _ in range(50):
-            answer = await g.chat("how do I fold a napkin", headers=of("search"))
-            if answer.headers["x-junctor-cache"] == "semantic-hit":
-                break
-            await asyncio.sleep(0.1)
+        await until_semantic_hit(g, "how do I fold a napkin", of("search"))
         report = await quotas_of(g)
     told = recorder.last.facts["cache"]
     asked = len(recorder.ended)
     assert (told["status"], told["cache"], told["saved"]) == ("hit", "semantic", 150_000)
     assert report["count"] == (asked, 0)
     assert report["tokens"] == (150 * (asked - 1), 0)
+
+
+SEPARATED = {
+    "a team": ([], of("support")),
+    "a policy": (
+        [
+            {
+                "content_policy": {
+                    "actions": {"regulated": {"route": ["zdr"]}},
+                    "rules": [{"when": {"header": {"x-kind": "med"}}, "label": "regulated"}],
+                }
+            },
+            "routing",
+        ],
+        of("search", **{"x-kind": "med"}),
+    ),
+    "a route": (
+        [{"routing": {"rules": [{"name": "sums", "when": {"header": {"x-kind": "sum"}}, "use": {"tags": ["zdr"]}}]}}],
+        of("search", **{"x-kind": "sum"}),
+    ),
+}
+
+
+@pytest.mark.parametrize("by", SEPARATED)
+async def test_a_semantic_hit_does_not_cross_what_something_separates(gateway, tmp_path, by):
+    plugins, other = SEPARATED[by]
+    cache = {"semantic_cache": {"store": {"path": str(tmp_path / "v")}}}
+    targets = [{"target": "fake/plain"}, {"target": "fake/safe", "tags": ["zdr"]}]
+    async with gateway(FakeProvider(), config=config(tmp_path, *plugins, cache, targets=targets)) as g:
+        hit = await until_semantic_hit(g, "how do I fold a napkin", of("search"))
+        across = await g.chat("how do I fold a napkin", headers=other)
+    assert hit.headers["x-junctor-cache"] == "semantic-hit"
+    assert across.headers["x-junctor-cache"] == "miss"
+
+
+async def until_semantic_hit(g, text, headers):
+    """The first answer out of the cache, which stores and learns behind the answers."""
+    for _ in range(50):
+        answer = await g.chat(text, headers=headers)
+        if answer.headers["x-junctor-cache"] == "semantic-hit":
+            break
+        await asyncio.sleep(0.1)
+    return answer
+
+
+async def test_the_loser_of_a_hedge_is_a_line_of_the_bill_and_of_the_budget(gateway, tmp_path):
+    hedge = {"models": ["test"], "after": "50ms", "max_extra": "100%"}
+    targets = [PRICED[0], {**PRICED[0], "target": "fake/other"}]
+    text = config(tmp_path, {"quotas": {"limits": LIMITS}}, {"fallback": {"hedge": hedge}}, targets=targets)
+    provider = FakeProvider(script=[5.0, None], usage=(1000, 1000))
+    async with gateway(provider, config=text) as g:
+        answer = await g.chat(headers=of("search"))
+        report = await quotas_of(g)
+    assert answer.headers["x-junctor-target"] == "fake/other"
+    with closing(sqlite3.connect(tmp_path / "logs" / "ledger.db")) as ledger:
+        lines = ledger.execute("select target, kind, abandoned, cost from lines order by line").fetchall()
+    assert [line[:3] for line in lines] == [("fake/cheap", "first", 1), ("fake/other", "hedge", 0)]
+    assert all(cost > 0 for *_, cost in lines)
+    assert report["money"] == (sum(cost for *_, cost in lines), 0)
 
 
 async def test_a_stream_that_breaks_is_continued_for_all_who_share_it(gateway, tmp_path):
