@@ -6,7 +6,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from junctor import Client, Exchange, Model, Request, Target
+from junctor import Client, Exchange, Model, ProviderKeys, Request, Target
 from junctor.wire import OPENAI
 from junctor_semantic_cache.partition import Unfit, namespace_of, read_question
 from junctor_semantic_cache.settings import SemanticCacheSettings
@@ -20,9 +20,21 @@ HEADERS = {"tenant_header": "x-tenant", "template_header": "x-template", "namesp
 MODEL = Model("test", (Target("fake", "one"),))
 
 
-def read(body, *, headers=None, client=None, model=MODEL, embedder="words", window=None, **settings):
+def read(
+    body,
+    *,
+    headers=None,
+    client=None,
+    model=MODEL,
+    embedder="words",
+    window=None,
+    facts=None,
+    exchange=None,
+    **settings,
+):
     request = Request(OPENAI, "chat", body, body["model"], headers=headers or {})
-    exchange = Exchange("id", request, model, client or Client(key_id="k", name="n", team="t", project="p"))
+    client = client or Client(key_id="k", name="n", team="t", project="p")
+    exchange = Exchange("id", request, model, client, facts=facts or {}, **exchange or {})
     chosen = SemanticCacheSettings(**HEADERS, **settings)
     return read_question(exchange, chosen, embedder=embedder, window=window or len)
 
@@ -82,6 +94,34 @@ def test_earlier_turns_belong_to_the_partition():
 def test_another_target_of_the_alias_stops_matching():
     moved = Model("test", (Target("fake", "two"),))
     assert read(BODY, model=moved).partition != read(BODY).partition
+
+
+def test_another_route_is_another_partition_whatever_its_order():
+    both = (Target("fake", "one"), Target("fake", "two"))
+    whole, turned, part = (read(BODY, exchange={"targets": found}) for found in (both, both[::-1], both[:1]))
+    assert whole.partition == turned.partition != part.partition
+    warm = (Target("fake", "one", params={"reasoning_effort": "high"}),)
+    assert read(BODY, exchange={"targets": warm}).partition != part.partition
+
+
+@pytest.mark.parametrize("facts", [{"sensitivity": "personal"}, {"require_tags": ["eu"]}])
+def test_what_a_policy_marked_is_another_partition(facts):
+    assert read(BODY, facts=facts).partition != read(BODY).partition
+
+
+@pytest.mark.parametrize("scope", ["key", "team", "project", "global"])
+def test_a_key_of_the_clients_own_is_another_scope(scope):
+    def with_key(key):
+        own = {"provider_keys": ProviderKeys({"fake": key})}
+        return read(BODY, scope=scope, facts={"byok": True}, exchange=own).scope
+
+    assert len({with_key("sk-one"), with_key("sk-two"), read(BODY, scope=scope).scope}) == 3
+    assert with_key("sk-one") == with_key("sk-one")
+
+
+def test_a_key_that_came_another_way_passes_by():
+    with pytest.raises(Unfit):
+        read(BODY, facts={"byok": True})
 
 
 def test_the_order_of_keys_does_not_matter():

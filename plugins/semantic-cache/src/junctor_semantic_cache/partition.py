@@ -1,7 +1,7 @@
 """The exact part of a request: everything that can change the answer but the words of the last user turn.
 
-Semantic search happens only among entries of the same partition. The scope (who may share) and the tenant are fields of
-their own, so that a filter, not a text, keeps them apart.
+Semantic search happens only among entries of the same partition, which also holds what a policy or a route has decided.
+The scope (who may share) and the tenant are fields of their own, so that a filter, not a text, keeps them apart.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from junctor_semantic_cache.words import VOLATILE
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from junctor import Exchange
+    from junctor import Client, Exchange
 
     from junctor_semantic_cache.settings import SemanticCacheSettings
 
@@ -79,6 +79,7 @@ def read_question(
         request.wire.name,
         request.operation,
         _version(exchange),
+        _policy(exchange),
         template,
         _sampling(body, settings.max_temperature),
         {key: value for key, value in body.items() if key not in _IGNORED},
@@ -146,9 +147,16 @@ def _is_text(part: Any) -> bool:
 
 
 def _version(exchange: Exchange) -> Any:
-    """The model's name and all that may answer for it: pointing an alias elsewhere makes another partition."""
-    targets = exchange.model.targets if exchange.model is not None else exchange.targets
-    return [exchange.request.model, sorted({(target.name, target.base_url or "") for target in targets})]
+    """The model's name and all that may answer this request: an alias that moved, or another route, parts entries."""
+    targets = exchange.targets or (exchange.model.targets if exchange.model is not None else ())
+    forms = {jsons.dumps(_sorted([t.name, t.base_url or "", t.wire, dict(t.params)])).decode() for t in targets}
+    return [exchange.request.model, sorted(forms)]
+
+
+def _policy(exchange: Exchange) -> Any:
+    """The label that the content policy gave, and where such a request may go."""
+    facts = exchange.facts
+    return [facts.get("sensitivity"), sorted(map(str, facts.get("require_tags") or ()))]
 
 
 def _sampling(body: Mapping[str, Any], highest: float) -> str:
@@ -166,8 +174,18 @@ def _sampling(body: Mapping[str, Any], highest: float) -> str:
 
 
 def _scope(exchange: Exchange, scope: str) -> str:
-    """Who shares the entry. A scope that the client does not have is the narrower one: its key."""
-    client = exchange.client
+    """Who shares the entry. A client that brings a provider's key shares with those who bring the same one only."""
+    owner = _owner(exchange.client, scope)
+    if not exchange.facts.get("byok"):
+        return owner
+    brought = exchange.provider_keys
+    if brought is None or not brought.keys:
+        raise Unfit("a provider's key that is not known")
+    return _digest(["byok", owner, dict(brought.keys)])
+
+
+def _owner(client: Client, scope: str) -> str:
+    """A scope that the client does not have is the narrower one: its key."""
     if scope == "global":
         return "global"
     if scope != "key" and (value := str(getattr(client, scope))):
