@@ -261,21 +261,20 @@ class _Books:
         most = len(day.answers) + day.others
         # A client that left early may have left before the gateway had read its request.
         least = most - sum(answer.ask.leave == "early" for answer in day.answers)
-        until, before, reserved = time.monotonic() + 12, -1, -1
-        while time.monotonic() < until:
-            self.quotas = _admin(day, "/admin/quotas")
-            self.ledger = _admin(day, "/admin/costs?by=team,outcome&since=1h&purpose=")
-            reserved, seen = sum(row["reserved"] for row in self.quotas), self.ledger["total"]["requests"]
-            if not reserved and seen == before and seen >= least:
-                break
-            before = seen
+        until, settled = time.monotonic() + 30, False
+        while time.monotonic() < until and not settled:
             time.sleep(0.5)
-        assert reserved == 0
-        assert least <= before <= most
-        # With the calls of the gateway's own, such as those that verify a semantic hit.
-        self.everything = _admin(day, "/admin/costs?by=team&since=1h")
-        headers = {"authorization": f"Bearer {ADMIN}"}
-        self.metrics = _samples(_fetch(day.gateway.root + "/metrics", headers=headers)[1].decode())
+            self.quotas = _admin(day, "/admin/quotas")
+            headers = {"authorization": f"Bearer {ADMIN}"}
+            self.metrics = _samples(_fetch(day.gateway.root + "/metrics", headers=headers)[1].decode())
+            self.ledger = _admin(day, "/admin/costs?by=team,outcome&since=1h&purpose=")
+            # With the calls of the gateway's own, such as those that verify a semantic hit.
+            self.everything = _admin(day, "/admin/costs?by=team&since=1h")
+            written = self.everything["total"]["requests"] == self.metric("junctor_requests_total")
+            reserved = sum(row["reserved"] for row in self.quotas)
+            settled = written and not reserved and not self.metric("junctor_requests_in_flight")
+        assert settled, (reserved, self.everything["total"])
+        assert least <= self.ledger["total"]["requests"] <= most
         self._database = folder / "logs" / "ledger.db"
 
     def of(self, team: str, figure: str, *outcomes: str) -> int:

