@@ -1,5 +1,6 @@
 """The real process: signals, reload, workers, and the command line."""
 
+import http.client
 import os
 import re
 import signal
@@ -72,6 +73,20 @@ def test_serves_and_ends_with_0_at_sigterm(file):
         assert "first" in server.get("/v1/models")
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(10) == 0
+
+
+def test_a_connection_is_kept_for_longer_than_clients_keep_it(file):
+    """httpx lets go after 5 s: a server that does so as well may reset the request that was just sent."""
+    with serving(file) as server:
+        port = server.wait_for(r"ready on http://127\.0\.0\.1:(\d+)")[1]
+        connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=5)
+        connection.connect()
+        connection.auto_open = False  # no second connection behind our back
+        for pause in (6, 0):
+            connection.request("GET", "/v1/models")
+            assert b"first" in connection.getresponse().read()
+            time.sleep(pause)
+        connection.close()
 
 
 def test_an_option_beats_the_environment_and_the_file(file):

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["Process", "bind", "prepare", "run"]
 
 _log = logging.getLogger("junctor.serve")
+# Seconds. Longer than clients keep a connection (httpx 5, nginx 60, Go 90): whoever closes second has no request reset.
+_KEEP_ALIVE = 120
 _BACKLOG = 2048
 
 
@@ -96,6 +98,7 @@ class Process:
                 log_config=None,
                 server_header=False,
                 proxy_headers=False,
+                timeout_keep_alive=_KEEP_ALIVE,
             )
         )
 
