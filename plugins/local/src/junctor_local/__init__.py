@@ -1,7 +1,7 @@
 """Answers from a model on this machine: a target `local/<model>` needs no key and no network.
 
 Every worker of the gateway has an engine of its own for each model it is asked for. The model's file is mapped, so the
-system holds it once, whatever the number of engines; each has its context for itself (217 of the small model's 330 MB).
+system holds it once, whatever the number of engines; each has its context for itself.
 Sharing one engine would need an election, a port file and a take-over when its owner is killed, for what two requests
 keep busy anyway. For a large model use one worker, or run an engine by hand and reach it through `relay`.
 """
