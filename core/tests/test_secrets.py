@@ -103,10 +103,14 @@ def test_what_follows_a_scheme_is_secret_for_itself():
 
 
 def test_a_configuration_s_headers_are_told_apart():
-    headers = {"x-provider": "anthropic", "x-api-key": "allletters", "x-other": "a8f3k2m9q1"}
+    headers = {"x-provider": "anthropic", "x-api-key": "allletters", "x-other": "a8f3k2m9q1", "x-third": "${THIRD}"}
     models = [{"name": "test", "targets": [{"target": "fake/one", "headers": headers}]}]
-    read = config.parse(json.dumps({"models": models}))
+    read = config.parse(json.dumps({"models": models}), environ={"THIRD": "plainword"})
     assert Secrets(read.secrets).hide("anthropic allletters a8f3k2m9q1") == f"anthropic {MARK} {MARK}"
+    assert Secrets(read.secrets).hide("a plainword") == f"a {MARK}"
+    (target,) = read.models["test"].targets
+    assert target.headers == {**headers, "x-third": "plainword"}
+    assert "plainword" in list(secrets_of_headers(target.headers))
 
 
 def test_a_log_line_with_its_traceback_holds_no_key():

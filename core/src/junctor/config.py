@@ -16,7 +16,7 @@ from junctor.exchange import Model, Target, Timeouts
 from junctor.plugins import Section, read_sections
 from junctor.prices import card
 from junctor.problems import problems_of
-from junctor.secrets import secrets_in
+from junctor.secrets import FromEnvironment, opened, secrets_in
 from junctor.settings import ModelSettings, Settings, TargetSettings
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def _filled_in(value: Any, environ: Mapping[str, str], path: str, problems: list
     if not environ.get(name):
         problems.append(f"{path.removeprefix('.')}: the environment variable {name} is not set; `export {name}=…`")
         return "unset-environment-variable"
-    return environ[name]
+    return FromEnvironment(environ[name])
 
 
 def _models(settings: Settings, problems: list[str]) -> dict[str, Model]:
@@ -175,7 +175,7 @@ def _target(settings: TargetSettings, key_id: str, key: str | None, timeouts: Ti
         key_id=key_id,
         base_url=settings.base_url,
         wire=settings.wire,
-        headers={name: value.get_secret_value() for name, value in settings.headers.items()},
+        headers=opened(settings.headers),
         params=settings.params,
         weight=settings.weight,
         tags=frozenset(settings.tags),

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from junctor import jsons
 from junctor.errors import ClientDisconnected
 from junctor.prices import Cost, Price
 
@@ -66,7 +67,8 @@ class Target:
     """Where an attempt goes: a provider's model, with a key, parameters and facts. Written `provider/model`.
 
     `params` are defaults: they apply where the client's body is silent. `wire` is what the target speaks. `key_id`
-    names the key without telling it. `limits` are the provider's own requests and tokens per minute, if known.
+    names the key without telling it. `limits` are the provider's own requests and tokens per minute, if known. `form`
+    is what of it can change an answer: not its key, not its weight.
     """
 
     provider: str
@@ -87,11 +89,14 @@ class Target:
     timeouts: Timeouts = Timeouts()
     name: str = field(init=False, default="")
     id: str = field(init=False, default="")
+    form: str = field(init=False, default="", repr=False, compare=False)
     _hash: int = field(init=False, default=0, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", f"{self.provider}/{self.model}")
         object.__setattr__(self, "id", f"{self.name}#{self.key_id}" if self.key_id else self.name)
+        form = jsons.canonical([self.name, self.base_url, self.wire, dict(self.params)])
+        object.__setattr__(self, "form", form.decode())
         object.__setattr__(self, "_hash", hash((self.id, self.api_key, self.base_url)))
 
     def __hash__(self) -> int:

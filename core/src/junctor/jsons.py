@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import orjson
 
-__all__ = ["depth_over", "dumps", "loads"]
+__all__ = ["canonical", "depth_over", "dumps", "loads"]
 
 
 def loads(data: bytes | bytearray | memoryview | str) -> Any:
@@ -37,6 +37,14 @@ def dumps(value: Any) -> bytes:
         return orjson.dumps(value)
     except TypeError:
         return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+
+
+def canonical(value: Any) -> bytes:
+    """One form for all ways to write the same JSON: keys sorted, no whitespace."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except TypeError:  # lone surrogates, integers over 64 bits
+        return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
 def depth_over(value: Any, limit: int) -> bool:

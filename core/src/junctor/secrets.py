@@ -7,14 +7,25 @@ from __future__ import annotations
 
 import logging
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel, BeforeValidator, SecretStr
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-__all__ = ["MARK", "SHORTEST", "SafeFormatter", "Secrets", "hide_in_log", "secrets_in", "secrets_of_headers"]
+__all__ = [
+    "MARK",
+    "SHORTEST",
+    "FromEnvironment",
+    "Headers",
+    "SafeFormatter",
+    "Secrets",
+    "hide_in_log",
+    "opened",
+    "secrets_in",
+    "secrets_of_headers",
+]
 
 MARK = "[secret]"
 """Stands where a secret was."""
@@ -75,13 +86,10 @@ def _marked(match: re.Match[str]) -> str:
 def secrets_in(value: Any) -> Iterator[str]:
     """Every `SecretStr` within settings: models, lists and dictionaries, however deep."""
     if isinstance(value, SecretStr):
-        yield value.get_secret_value()
+        yield from _with_credential(value.get_secret_value())
     elif isinstance(value, BaseModel):
         for name in type(value).model_fields:
-            child = getattr(value, name)
-            if name == "headers" and isinstance(child, dict):
-                child = [SecretStr(secret) for secret in secrets_of_headers(_opened(child))]
-            yield from secrets_in(child)
+            yield from secrets_in(getattr(value, name))
     elif isinstance(value, dict):
         for child in value.values():
             yield from secrets_in(child)
@@ -90,21 +98,48 @@ def secrets_in(value: Any) -> Iterator[str]:
             yield from secrets_in(child)
 
 
-def _opened(headers: Mapping[str, Any]) -> dict[str, str]:
-    return {name: value.get_secret_value() for name, value in headers.items() if isinstance(value, SecretStr)}
+class FromEnvironment(str):
+    """A text of the configuration that an environment variable gave, as long as nothing has made another one of it."""
+
+    __slots__ = ()
+
+
+def _is_secret(name: str, value: str) -> bool:
+    """Every header is, but a plain value (`anthropic`, `2023-06-01`) that the file itself has under a plain name."""
+    return isinstance(value, FromEnvironment) or bool(_CREDENTIAL.search(name)) or not _PLAIN.fullmatch(value)
+
+
+def _with_credential(value: str) -> Iterator[str]:
+    """The value; and what follows a scheme (`Bearer …`), which is secret for itself as well."""
+    yield value
+    scheme, _, rest = value.partition(" ")
+    if rest and scheme.lower() in ("bearer", "basic", "token"):
+        yield rest.strip()
 
 
 def secrets_of_headers(headers: Mapping[str, str]) -> Iterator[str]:
-    """What of configured headers is secret: all but a plain value (`anthropic`, `2023-06-01`) under a plain name.
-
-    Of a credential with a scheme before it (`Bearer …`), what follows is secret for itself as well.
-    """
+    """What of the headers of a target is secret."""
     for name, value in headers.items():
-        if _CREDENTIAL.search(name) or not _PLAIN.fullmatch(value):
-            yield value
-            scheme, _, rest = value.partition(" ")
-            if rest and scheme.lower() in ("bearer", "basic", "token"):
-                yield rest.strip()
+        if _is_secret(name, value):
+            yield from _with_credential(value)
+
+
+def _closed(headers: object) -> object:
+    if not isinstance(headers, dict):
+        return headers
+    return {
+        name: SecretStr(value) if isinstance(value, str) and _is_secret(str(name), value) else value
+        for name, value in headers.items()
+    }
+
+
+Headers = Annotated[dict[str, str | SecretStr], BeforeValidator(_closed)]
+"""A setting: headers to be sent, the secret ones closed. `opened` gives their values."""
+
+
+def opened(headers: Mapping[str, str | SecretStr]) -> dict[str, str]:
+    """The headers as they are sent."""
+    return {name: value if isinstance(value, str) else value.get_secret_value() for name, value in headers.items()}
 
 
 def hide_in_log(secrets: Iterable[str]) -> None:

@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from junctor.exchange import Timeouts
 from junctor.prices import Price
+from junctor.secrets import Headers  # noqa: TC001 (pydantic reads it)
 
 __all__ = [
     "Duration",
@@ -114,8 +115,8 @@ class TargetSettings(Section):
     base_url: Annotated[str | None, Field(pattern=r"^https?://", description="Address up to and with `/v1`.")] = None
     wire: Annotated[str, Field(description="The wire that the target speaks.")] = "openai"
     headers: Annotated[
-        dict[str, SecretStr],
-        Field(description="Sent to the provider. Secret, but for plain words under a name that is no credential's."),
+        Headers,
+        Field(description="Sent to the provider. Secret, but for plain words of the file under a plain name."),
     ] = {}
     params: Annotated[dict[str, Any], Field(description="Defaults for what the client's body leaves out.")] = {}
     weight: Annotated[float, Field(ge=0, description="Share among the targets, for weighted routing.")] = 1.0

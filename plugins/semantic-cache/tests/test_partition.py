@@ -153,9 +153,9 @@ def test_only_the_same_scope_tenant_and_template_share(one, other, scope, tenant
     first = read(BODY, client=one, scope=scope, headers={"x-tenant": tenant, "x-template": template})
     second = read(BODY, client=other, scope=scope, headers={"x-tenant": tenant2, "x-template": template2})
     owner = {
-        "key": lambda c: (c.key_id, c.name),
-        "team": lambda c: c.team or (c.key_id, c.name),
-        "project": lambda c: (c.team, c.project) if c.project else (c.key_id, c.name),
+        "key": lambda c: (c.team, c.project, c.key_id, c.name),
+        "team": lambda c: c.team or (c.project, c.key_id, c.name),
+        "project": lambda c: (c.team, c.project) if c.project else (c.team, c.key_id, c.name),
     }[scope]
     alike = owner(one) == owner(other) and tenant == tenant2 and template == template2
     assert (place(first) == place(second)) == alike

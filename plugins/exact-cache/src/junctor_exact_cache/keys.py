@@ -7,21 +7,19 @@ nothing in common.
 
 from __future__ import annotations
 
-import json
 import os
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import orjson
+from junctor.jsons import canonical
+from junctor.sharing import decided_of, keys_brought, owner_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from junctor import Client, Exchange, Target
+    from junctor import Exchange
 
     from junctor_exact_cache.settings import ExactCacheSettings
 
-__all__ = ["Key", "Keys", "canonical", "scope_of"]
+__all__ = ["Key", "Keys"]
 
 _NOT_CONTENT = ("model", "stream", "stream_options", "user", "metadata")
 _REMEMBERED = 4096
@@ -33,27 +31,6 @@ class Key(NamedTuple):
     id: str
     scope: str
     template: str
-
-
-def canonical(value: Any) -> bytes:
-    """One form for all ways to write the same JSON: keys sorted, no whitespace."""
-    try:
-        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
-    except TypeError:  # lone surrogates, integers over 64 bits
-        return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
-
-
-def scope_of(client: Client, kind: str) -> list[str]:
-    """Who shares answers with this client. What the client does not have narrows the scope: no team, then its key."""
-    if kind == "global":
-        return ["global"]
-    if kind == "team" and client.team:
-        return ["team", client.team]
-    if kind == "project" and client.project:
-        return ["project", client.team, client.project]
-    if client.key_id or client.team or client.project:
-        return ["key", client.team, client.project, client.key_id, client.name]
-    return ["anonymous", client.name]
 
 
 class Keys:
@@ -69,11 +46,10 @@ class Keys:
         self._left_out = frozenset((*_NOT_CONTENT, *settings.ignore))
         self._first_only = settings.targets == "first"
         self._scopes: dict[Any, tuple[str, str]] = {}
-        self._targets: dict[tuple[int, ...], tuple[Sequence[Target], list[Any]]] = {}
 
     def of(self, exchange: Exchange) -> Key:
         """The key of this request, as it would be sent to its targets now."""
-        request, facts = exchange.request, exchange.facts
+        request = exchange.request
         headers = request.headers
         part, scope = self._scope(exchange)
         left_out = self._left_out
@@ -82,10 +58,8 @@ class Keys:
             scope,
             request.wire.name,
             request.operation,
-            request.model,
-            self._chosen(exchange.targets),
+            decided_of(exchange, exchange.targets[:1] if self._first_only else exchange.targets),
             [[name, headers[name]] for name in self._headers if name in headers],
-            [facts.get("sensitivity"), sorted(map(str, facts.get("require_tags") or ()))],
             {name: _plain(value) for name, value in request.body.items() if name not in left_out},
         ]
         digest = blake2b(canonical(content), digest_size=16, key=self._secret).hexdigest()
@@ -94,47 +68,30 @@ class Keys:
     def _scope(self, exchange: Exchange) -> tuple[str, str]:
         client, headers = exchange.client, exchange.request.headers
         tenant = headers.get(self._scope_header) if self._scope_header else None
-        if exchange.facts.get("byok"):
-            return self._scope_digest(self._own_scope(exchange, tenant))
+        if (brought := keys_brought(exchange)) is not None:
+            return self._scope_digest(self._own_scope(exchange, brought, tenant))
         known = (client.team, client.project, client.key_id, client.name, tenant)
         found = self._scopes.get(known)
         if found is None:
             if len(self._scopes) >= _REMEMBERED:
                 self._scopes.clear()
-            found = self._scopes[known] = self._scope_digest([*scope_of(client, self._kind), "tenant", tenant])
+            found = self._scopes[known] = self._scope_digest([*owner_of(client, self._kind), "tenant", tenant])
         return found
 
-    def _own_scope(self, exchange: Exchange, tenant: str | None) -> list[Any]:
+    def _own_scope(self, exchange: Exchange, brought: list[list[str]], tenant: str | None) -> list[Any]:
         """A client that brings its provider key shares with nobody who does not bring the same one."""
-        brought = exchange.provider_keys
-        if brought is not None and brought.keys:
-            kind, credentials = self._kind, sorted(map(list, brought.keys.items()))
-        else:  # brought in some other way: everything that looks like one counts
+        kind = self._kind
+        if not brought:  # in some other way: everything that looks like one counts
             kind = "key"
-            credentials = sorted(
-                [name, text] for name, text in exchange.request.headers.items() if _is_credential(name)
-            )
-            credentials += [["", target.api_key or ""] for target in exchange.targets]
-        digest = blake2b(canonical(credentials), digest_size=16, key=self._secret).hexdigest()
-        return ["byok", *scope_of(exchange.client, kind), digest, "tenant", tenant]
+            headers = exchange.request.headers.items()
+            brought = sorted([name, text] for name, text in headers if _is_credential(name))
+            brought += [["", target.api_key or ""] for target in exchange.targets]
+        digest = blake2b(canonical(brought), digest_size=16, key=self._secret).hexdigest()
+        return ["byok", *owner_of(exchange.client, kind), digest, "tenant", tenant]
 
     def _scope_digest(self, scope: list[Any]) -> tuple[str, str]:
         text = canonical(scope)
         return blake2b(text, digest_size=8, key=self._secret).hexdigest(), text.decode()
-
-    def _chosen(self, targets: Sequence[Target]) -> list[Any]:
-        """What of the targets can change the answer. Its key and its weight cannot."""
-        if self._first_only:
-            targets = targets[:1]
-        known = tuple(map(id, targets))
-        found = self._targets.get(known)
-        if found is None:
-            if len(self._targets) >= _REMEMBERED:
-                self._targets.clear()
-            forms = {canonical([t.name, t.base_url, t.wire, dict(t.params)]).decode() for t in targets}
-            # The targets are kept as well: an id is good only as long as its object lives.
-            found = self._targets[known] = (tuple(targets), sorted(forms))
-        return found[1]
 
 
 def _is_credential(header: str) -> bool:

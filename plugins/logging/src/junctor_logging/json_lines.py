@@ -66,7 +66,7 @@ class JSONLines:
             self._file = os.dup(1)
         else:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            self._file = _writing(self._path)
         self._regular = self._path is not None and stat.S_ISREG(os.fstat(self._file).st_mode)
         if self._regular:
             self._lock = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
@@ -104,7 +104,7 @@ class JSONLines:
             same = False
         if not same:
             os.close(self._file)
-            self._file = os.open(str(self._path), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            self._file = _writing(str(self._path))
             if not stat.S_ISREG(os.fstat(self._file).st_mode):
                 raise Unavailable(f"{self._path} is no longer a regular file")
 
@@ -170,6 +170,10 @@ class JSONLines:
             if descriptor >= 0:
                 os.close(descriptor)
         self._file = self._lock = -1
+
+
+def _writing(path: Path | str) -> int:
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
 
 
 def _reading(path: str) -> BinaryIO:

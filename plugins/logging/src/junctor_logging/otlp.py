@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 from junctor import ConfigError, Duration, Section
-from pydantic import Field, SecretStr
+from junctor.secrets import Headers, opened
+from pydantic import Field
 
 from junctor_logging.sinks import Unavailable
 
@@ -26,9 +27,7 @@ class OTLPSettings(Section):
     endpoint: Annotated[str, Field(pattern=r"^https?://", description="Up to and with `/v1/logs`.")] = (
         "http://localhost:4318/v1/logs"
     )
-    headers: Annotated[dict[str, SecretStr], Field(description="Sent with every request.")] = Field(
-        default_factory=dict
-    )
+    headers: Annotated[Headers, Field(description="Sent with every request.")] = Field(default_factory=dict)
     timeout: Annotated[Duration, Field(gt=0, description="For one request.")] = 10.0
     content: Annotated[bool, Field(description="With prompts and answers, where those are recorded.")] = False
 
@@ -60,7 +59,7 @@ class OTLP:
 
         self._exporter = OTLPLogExporter(
             endpoint=self._settings.endpoint,
-            headers={name: value.get_secret_value() for name, value in self._settings.headers.items()},
+            headers=opened(self._settings.headers),
             timeout=self._settings.timeout,
         )
         resource = Resource.create({"service.name": "junctor"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from junctor.secrets import opened
 from opentelemetry.context import Context
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
@@ -154,7 +155,7 @@ def _within(trace: Trace, span_id: int, *, remote: bool) -> Context:
 
 
 def _exporter(settings: OpenTelemetrySettings, signal: str) -> Any:
-    headers = {name.lower(): value.get_secret_value() for name, value in settings.headers.items()}
+    headers = {name.lower(): value for name, value in opened(settings.headers).items()}
     endpoint = settings.endpoint.rstrip("/")
     if settings.protocol == "http":
         from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter

@@ -6,6 +6,7 @@ from pathlib import Path  # noqa: TC003 (pydantic reads it)
 from typing import Annotated, Any, Literal
 
 from junctor import Duration, PluginSettings, Section
+from junctor.secrets import Headers  # noqa: TC002 (pydantic reads it)
 from pydantic import BeforeValidator, Field, SecretStr, model_validator
 
 __all__ = [
@@ -39,7 +40,7 @@ class OpenTelemetrySettings(Section):
 
     endpoint: Annotated[str, Field(pattern=r"^https?://", description="Of the collector, without `/v1/traces`.")]
     protocol: Annotated[Literal["http", "grpc"], Field(description="OTLP over HTTP (4318) or gRPC (4317).")] = "http"
-    headers: Annotated[dict[str, SecretStr], Field(description="Sent with every export.")] = Field(default_factory=dict)
+    headers: Annotated[Headers, Field(description="Sent with every export.")] = Field(default_factory=dict)
     timeout: Annotated[Duration, Field(gt=0, description="For one export.")] = 10.0
     sample: Annotated[Share | Literal[0], Field(description="Share of the traces that begin here.")] = 1.0
     trust_parent: Annotated[bool, Field(description="A client's `traceparent` is continued, with its decision.")] = True

@@ -41,7 +41,15 @@ async def calibrate(cache: SemanticCache, file: Path) -> dict[str, int]:
         store = EdgeStore(Path(scratch), dimension=embedder.dimension, timeout=10.0, **names)
         await store.open()
         judge = make_judge(settings.judge, gateway=cache.gateway, embedder=embedder)
-        engine = Engine(settings, load_weights(), cache.namespaces, embedder=embedder, store=store, judge=judge)
+        engine = Engine(
+            settings,
+            load_weights(),
+            cache.namespaces,
+            embedder=embedder,
+            store=store,
+            judge=judge,
+            purges=cache.purges,
+        )
         try:
             for request, body in _records(file):
                 exchange = cache.gateway.exchange(request)

@@ -69,8 +69,8 @@ class Engine:
         embedder: Embedder,
         store: VectorStore,
         judge: Judge,
+        purges: Purges,
         verifier: Verifier | None = None,
-        purges: Purges | None = None,
         chance: random.Random | None = None,
     ) -> None:
         self._settings = settings
@@ -108,7 +108,7 @@ class Engine:
     async def _get(self, identity: str) -> Entry | None:
         """The entry, unless it was purged."""
         entry = await self.store.get(identity)
-        return None if entry is None or (self._purges is not None and self._purges.hides(entry)) else entry
+        return None if entry is None or self._purges.hides(entry) else entry
 
     def _exact(self, found: Lookup, entry: Entry, namespace: Namespace, *, serving: bool) -> Lookup:
         """The very same words: no question of meaning."""
@@ -130,7 +130,7 @@ class Engine:
             for candidate in candidates
             if candidate.similarity >= self._settings.min_similarity
             and candidate.entry.expires > now
-            and not (self._purges is not None and self._purges.hides(candidate.entry))
+            and not self._purges.hides(candidate.entry)
             and (candidate.entry.scope, candidate.entry.tenant, candidate.entry.partition)
             == (question.scope, question.tenant, question.partition)
         ]
@@ -261,7 +261,7 @@ class Engine:
             worth=now,
         )
         entry = replace(entry, **fresh)
-        if self._purges is not None and self._purges.forbids(entry):
+        if self._purges.forbids(entry):
             return
         await self.store.put(entry, found.vector)
         self._since_eviction += 1

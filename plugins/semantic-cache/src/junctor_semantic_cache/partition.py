@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from junctor import jsons
+from junctor.sharing import decided_of, keys_brought, owner_of
 
 from junctor_semantic_cache.words import VOLATILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from junctor import Client, Exchange
+    from junctor import Exchange
 
     from junctor_semantic_cache.settings import SemanticCacheSettings
 
@@ -78,8 +79,7 @@ def read_question(
         embedder,
         request.wire.name,
         request.operation,
-        _version(exchange),
-        _policy(exchange),
+        decided_of(exchange, exchange.targets or (exchange.model.targets if exchange.model is not None else ())),
         template,
         _sampling(body, settings.max_temperature),
         {key: value for key, value in body.items() if key not in _IGNORED},
@@ -146,19 +146,6 @@ def _is_text(part: Any) -> bool:
     )
 
 
-def _version(exchange: Exchange) -> Any:
-    """The model's name and all that may answer this request: an alias that moved, or another route, parts entries."""
-    targets = exchange.targets or (exchange.model.targets if exchange.model is not None else ())
-    forms = {jsons.dumps(_sorted([t.name, t.base_url or "", t.wire, dict(t.params)])).decode() for t in targets}
-    return [exchange.request.model, sorted(forms)]
-
-
-def _policy(exchange: Exchange) -> Any:
-    """The label that the content policy gave, and where such a request may go."""
-    facts = exchange.facts
-    return [facts.get("sensitivity"), sorted(map(str, facts.get("require_tags") or ()))]
-
-
 def _sampling(body: Mapping[str, Any], highest: float) -> str:
     """Cold and warm sampling do not share answers; hot sampling is asked for because answers should differ."""
     if body.get("n") not in (None, 1):
@@ -174,32 +161,14 @@ def _sampling(body: Mapping[str, Any], highest: float) -> str:
 
 
 def _scope(exchange: Exchange, scope: str) -> str:
-    """Who shares the entry. A client that brings a provider's key shares with those who bring the same one only."""
-    owner = _owner(exchange.client, scope)
-    if not exchange.facts.get("byok"):
-        return owner
-    brought = exchange.provider_keys
-    if brought is None or not brought.keys:
+    """Who shares the entry."""
+    owner, brought = owner_of(exchange.client, scope), keys_brought(exchange)
+    if brought is None:
+        return _digest(owner)
+    if not brought:
         raise Unfit("a provider's key that is not known")
-    return _digest(["byok", owner, dict(brought.keys)])
-
-
-def _owner(client: Client, scope: str) -> str:
-    """A scope that the client does not have is the narrower one: its key."""
-    if scope == "global":
-        return "global"
-    if scope != "key" and (value := str(getattr(client, scope))):
-        return _digest([scope, client.team, value] if scope == "project" else [scope, value])
-    return _digest(["key", client.key_id, client.name])
+    return _digest(["byok", owner, brought])
 
 
 def _digest(value: object) -> str:
-    return hashlib.blake2b(jsons.dumps(_sorted(value)), digest_size=16).hexdigest()
-
-
-def _sorted(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: _sorted(value[key]) for key in sorted(value)}
-    if isinstance(value, (list, tuple)):
-        return [_sorted(item) for item in value]
-    return value
+    return hashlib.blake2b(jsons.canonical(value), digest_size=16).hexdigest()

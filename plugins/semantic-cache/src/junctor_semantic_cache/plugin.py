@@ -160,8 +160,8 @@ class SemanticCache:
             embedder=embedder,
             store=store,
             judge=judge,
-            verifier=verifier,
             purges=self.purges,
+            verifier=verifier,
             chance=self._chance,
         )
 
