@@ -7,11 +7,9 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-from contextlib import contextmanager
 
 import pytest
+from junctor import services
 
 CONFIG = """
 server: {{port: 0, shutdown_grace: 5s}}
@@ -29,39 +27,8 @@ def file(tmp_path):
     return path
 
 
-class Server:
-    def __init__(self, process, log):
-        self.process, self._log = process, log
-
-    @property
-    def log(self):
-        return self._log.read_text()
-
-    def wait_for(self, pattern, seconds=20):
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            if found := re.search(pattern, self.log):
-                return found
-            time.sleep(0.02)
-        raise AssertionError(f"{pattern!r} did not come up in:\n{self.log}")
-
-    def get(self, path):
-        port = self.wait_for(r"ready on http://127\.0\.0\.1:(\d+)")[1]
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
-            return answer.read().decode()
-
-
-@contextmanager
 def serving(file, *arguments, **environ):
-    log = file.parent / f"log-{time.monotonic_ns()}"
-    with log.open("w") as out:
-        command = [sys.executable, "-m", "junctor", "serve", "-c", str(file), *arguments]
-        process = subprocess.Popen(command, stderr=out, env=os.environ | environ)
-        try:
-            yield Server(process, log)
-        finally:
-            process.kill()
-            process.wait()
+    return services.serving(file.read_text(), file.parent, *arguments, **environ)
 
 
 def run(*arguments, cwd=None):
@@ -78,8 +45,7 @@ def test_serves_and_ends_with_0_at_sigterm(file):
 def test_a_connection_is_kept_for_longer_than_clients_keep_it(file):
     """httpx lets go after 5 s: a server that does so as well may reset the request that was just sent."""
     with serving(file) as server:
-        port = server.wait_for(r"ready on http://127\.0\.0\.1:(\d+)")[1]
-        connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
         connection.connect()
         connection.auto_open = False  # no second connection behind our back
         for pause in (6, 0):
@@ -90,7 +56,7 @@ def test_a_connection_is_kept_for_longer_than_clients_keep_it(file):
 
 
 def test_an_option_beats_the_environment_and_the_file(file):
-    with serving(file, "--port", "0", JUNCTOR_SERVER__PORT="1") as server:
+    with serving(file, JUNCTOR_SERVER__PORT="1") as server:  # it is given --port
         assert "first" in server.get("/v1/models")
 
 
@@ -133,8 +99,7 @@ def test_a_crashed_worker_is_replaced_and_all_end_together(file, redis_url):
 
 def test_a_port_that_is_taken_is_told_with_the_remedy(file):
     with serving(file) as server:
-        port = server.wait_for(r"ready on http://127\.0\.0\.1:(\d+)")[1]
-        second = run("serve", "-c", str(file), "--port", port)
+        second = run("serve", "-c", str(file), "--port", str(server.port))
     assert second.returncode == 1
     assert "Address already in use; choose another with --port" in second.stderr
 

@@ -90,21 +90,28 @@ class Served:
 
     def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
         self.process, self._log = process, log
-        self.root = "http://127.0.0.1:" + self.wait_for(r"ready on http://127\.0\.0\.1:(\d+)")
+        self.port = int(self.wait_for(r"ready on http://127\.0\.0\.1:(\d+)")[1])
+        self.root = f"http://127.0.0.1:{self.port}"
         self.url = self.root + "/v1"
 
     @property
     def log(self) -> str:
         return self._log.read_text()
 
-    def wait_for(self, pattern: str, seconds: float = 60.0) -> str:
-        """The first group of a pattern, once the log has it; an error if it does not come."""
+    def wait_for(self, pattern: str, seconds: float = 60.0) -> re.Match[str]:
+        """Where the log has the pattern, once it has; an error if that does not come."""
         until = time.monotonic() + seconds
         while time.monotonic() < until and self.process.poll() is None:
             if found := re.search(pattern, self.log):
-                return found[1]
+                return found
             time.sleep(0.02)
         raise AssertionError(f"{pattern!r} did not come up in:\n{self.log}")
+
+    def get(self, path: str) -> str:
+        """The text that the gateway answers at a path with 200."""
+        status, text = self._ask("GET", path)
+        assert status == 200, text
+        return text
 
     def chat(self, id_: str = "", *, model: str = "test", text: str = "hi", key: str = "", **fields: Any) -> int:
         """One chat completion with this request id, `fields` go into its body; its status."""
@@ -112,19 +119,28 @@ class Served:
         headers = {"content-type": "application/json"}
         headers |= {"x-request-id": id_} if id_ else {}
         headers |= {"authorization": f"Bearer {key}"} if key else {}
-        with closing(http.client.HTTPConnection(self.root.removeprefix("http://"), timeout=30)) as connection:
-            connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+        return self._ask("POST", "/v1/chat/completions", json.dumps(body), headers)[0]
+
+    def _ask(
+        self, method: str, path: str, body: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> tuple[int, str]:
+        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)) as connection:
+            connection.request(method, path, body, headers or {})
             answer = connection.getresponse()
-            answer.read()
-        return answer.status
+            return answer.status, answer.read().decode()
 
 
 @contextmanager
-def serving(config: str | Mapping[str, Any], folder: Path, *, port: int = 0, **environ: str) -> Iterator[Served]:
-    """`junctor serve` with this configuration (YAML, or its tree) until the block ends; its files are in the folder."""
+def serving(
+    config: str | Mapping[str, Any], folder: Path, *arguments: str, port: int = 0, **environ: str
+) -> Iterator[Served]:
+    """`junctor serve` with this configuration (YAML, or its tree) until the block ends.
+
+    Its files are in the folder, the configuration as `config.yaml`; `arguments` are added to the command.
+    """
     file, log = folder / "config.yaml", folder / "log.txt"
     file.write_text(config if isinstance(config, str) else json.dumps(config))
-    command = [sys.executable, "-m", "junctor", "serve", "-c", str(file), "--port", str(port)]
+    command = [sys.executable, "-m", "junctor", "serve", "-c", str(file), "--port", str(port), *arguments]
     with process(command, folder, log=log, environ={"XDG_STATE_HOME": str(folder), **environ}) as child:
         yield Served(child, log)
 

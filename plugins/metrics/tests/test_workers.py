@@ -4,14 +4,12 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from junctor.services import free_port
+from junctor.testing import serving
 from junctor_metrics.counts import Registry
 from junctor_metrics.share import Share, folder_of
 
@@ -26,24 +24,16 @@ def registry(**counts):
 
 @pytest.fixture
 def server(tmp_path, redis_url, prefix):
-    """A real gateway with two workers; the port, and its log."""
+    """A real gateway with two workers."""
     tree = {
-        "server": {"port": free_port(), "workers": 2},
+        "server": {"workers": 2},
         "state": {"url": redis_url, "prefix": prefix},
         "models": [{"name": "test", "targets": [{"target": "openai/m", "base_url": "http://127.0.0.1:9/v1"}]}],
         "plugins": [{"metrics": {"interval": "100ms", "directory": str(tmp_path)}}, "relay"],
     }
-    (tmp_path / "config.json").write_text(json.dumps(tree))
-    log = tmp_path / "log"
-    with log.open("w") as out:
-        command = [sys.executable, "-m", "junctor", "serve", "-c", str(tmp_path / "config.json")]
-        process = subprocess.Popen(command, stderr=out)
-        try:
-            wait(lambda: log.read_text().count("ready on") >= 2, 30)
-            yield f"http://127.0.0.1:{tree['server']['port']}", log
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(15)
+    with serving(tree, tmp_path) as served:
+        served.wait_for(r"(?s)ready on.*ready on")
+        yield served
 
 
 def wait(condition, seconds):
@@ -66,7 +56,7 @@ def listed(base):
 
 
 def test_a_scrape_of_any_worker_gives_the_sum_and_a_crash_loses_nothing(server, tmp_path):
-    base, log = server
+    base = server.root
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(get, [f"{base}/v1/models"] * 60))
     wait(lambda: listed(base) == (60, 2), 5)
@@ -75,7 +65,7 @@ def test_a_scrape_of_any_worker_gives_the_sum_and_a_crash_loses_nothing(server, 
     shares = [json.loads(path.read_text()).get("junctor_requests_total") for path in files]
     assert len([share for share in shares if share]) == 2, "both workers had a part"
     os.kill(int(files[0].name.split("-")[0]), signal.SIGKILL)
-    wait(lambda: log.read_text().count("ready on") >= 3, 30)
+    server.wait_for(r"(?s)(ready on.*){3}")
     get(f"{base}/v1/models")
     wait(lambda: listed(base) == (61, 2), 5)
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 
 import pytest
+from junctor import testing
 from junctor.faults import FaultyServer, answer, slow
 
 LIMITS = [
@@ -32,35 +31,19 @@ def serving(tmp_path, redis_url, prefix):
     async def run(provider):
         target = {"target": "openai/m", "api_key": "sk-x", "base_url": provider.url}
         tree = {
-            "server": {"port": 0, "workers": 2},
+            "server": {"workers": 2},
             "state": {"url": redis_url, "prefix": prefix, "timeout": 2.0},
             "admin": {"key": KEY},
             "models": [{"name": "test", "targets": [target]}],
             "plugins": [{"quotas": {"limits": LIMITS, "lease": "1s"}}, "relay"],
         }
-        (tmp_path / "config.yaml").write_text(json.dumps(tree))
-        log = tmp_path / "log"
-        with log.open("w") as out:
-            command = [sys.executable, "-m", "junctor", "serve", "-c", str(tmp_path / "config.yaml")]
-            process = subprocess.Popen(command, stderr=out)
-        try:
-            yield process, await _ready(log)
-        finally:
-            process.terminate()
-            await asyncio.to_thread(process.wait, 20)
+        with ExitStack() as stack:
+            served = await asyncio.to_thread(stack.enter_context, testing.serving(tree, tmp_path))
+            await asyncio.to_thread(served.wait_for, r"(?s)ready on.*ready on")
+            yield served.process, served.port
+            await asyncio.to_thread(stack.close)
 
     return run
-
-
-async def _ready(log):
-    """The port, once both workers listen."""
-    until = time.monotonic() + 40
-    while time.monotonic() < until:
-        ports = re.findall(r"ready on http://127\.0\.0\.1:(\d+)", log.read_text())
-        if len(ports) == 2:
-            return int(ports[0])
-        await asyncio.sleep(0.05)
-    raise AssertionError(log.read_text())
 
 
 async def _ask(port, body=None, *, path="/v1/chat/completions"):
