@@ -5,7 +5,7 @@ import logging
 import sys
 
 import pytest
-from junctor import ErrorKind, PluginSettings, ProviderError, config
+from junctor import ConfigError, ErrorKind, PluginSettings, ProviderError, config
 from junctor.secrets import MARK, SafeFormatter, Secrets, secrets_in, secrets_of_headers
 from junctor.testing import FakeProvider
 from pydantic import SecretStr
@@ -111,6 +111,12 @@ def test_a_configuration_s_headers_are_told_apart():
     (target,) = read.models["test"].targets
     assert target.headers == {**headers, "x-third": "plainword"}
     assert "plainword" in list(secrets_of_headers(target.headers))
+
+
+def test_a_header_that_is_no_text_is_told_with_the_remedy():
+    models = [{"name": "test", "targets": [{"target": "fake/one", "headers": {"x-version": 2}}]}]
+    with pytest.raises(ConfigError, match=r"headers: x-version: is not a text; put the value in quotes"):
+        config.parse(json.dumps({"models": models}))
 
 
 def test_a_log_line_with_its_traceback_holds_no_key():

@@ -127,6 +127,9 @@ def secrets_of_headers(headers: Mapping[str, str]) -> Iterator[str]:
 def _closed(headers: object) -> object:
     if not isinstance(headers, dict):
         return headers
+    for name, value in headers.items():
+        if not isinstance(value, (str, SecretStr)):
+            raise ValueError(f"{name}: is not a text; put the value in quotes")  # noqa: TRY004 (pydantic takes no other)
     return {
         name: SecretStr(value) if isinstance(value, str) and _is_secret(str(name), value) else value
         for name, value in headers.items()
