@@ -16,7 +16,7 @@ def test_the_node_sdk_sees_no_surprise(node, mocked):
     assert seen["embedding"] == [0.25, -0.5, 0.125, 1]
     assert "claude" in seen["models"]
     assert seen["error"] == ["RateLimitError", 429, "rate_limit_exceeded"]
-    assert seen["aborted"]
+    assert 1 <= seen["aborted"] <= 3
 
 
 @pytest.fixture
