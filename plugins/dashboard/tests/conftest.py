@@ -5,11 +5,13 @@ import shutil
 import threading
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from junctor.faults import FaultyServer, answer
 from junctor.testing import require, serving
 
+AXE = Path(__file__).parents[3] / "tests" / "node_modules" / "axe-core" / "axe.min.js"
 KEY = "the-admin-key-of-this-test"
 FLAGS = [
     "--headless=new",
@@ -62,6 +64,12 @@ def configured(url, *plugins, models=None, **more):
 def provider():
     with providing() as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def provide():
+    """`with provide(fault, …) as url`: a provider of a test's own."""
+    return providing
 
 
 @pytest.fixture(scope="session")
@@ -144,6 +152,26 @@ class Page:
 
     def shows(self, text, selector="body", seconds=8.0):
         return self.until(lambda: text in self.text(selector), seconds)
+
+    def row(self, panel, name):
+        """What the row that begins with this name says, its lines joined."""
+        script = (
+            "return [...document.querySelectorAll(arguments[0] + ' tr.row')]"
+            ".find((row) => row.innerText.trim().startsWith(arguments[1]))?.innerText ?? ''"
+        )
+        return " ".join(self.js(script, panel, name).split())
+
+    def says(self, panel, name, *words):
+        """Wait until the row says all of these words."""
+        return self.until(lambda: all(word in self.row(panel, name) for word in words))
+
+    def violations(self):
+        """What axe finds; it is put into the page by the driver, past the page's own policy."""
+        require(AXE.exists(), "run `npm install --prefix tests`")
+        self.js(AXE.read_text() + "\nwindow.axe = axe;")
+        script = "const done = arguments[arguments.length - 1]; axe.run().then((found) => done(found.violations))"
+        found = self.driver.execute_async_script(script)
+        return [(one["id"], [node["html"][:200] for node in one["nodes"]]) for one in found]
 
     def size(self, width, height=1000):
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}

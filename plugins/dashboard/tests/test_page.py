@@ -1,12 +1,10 @@
 """The page in a real browser: contents, live updates, search, stories, and what it says where there is nothing."""
 
 import time
-from pathlib import Path
 
 import pytest
-from junctor.testing import require, serving
+from junctor.testing import serving
 
-AXE = Path(__file__).parents[3] / "tests" / "node_modules" / "axe-core" / "axe.min.js"
 # What keeps the stream from going on before it is read: the figures are made once a second.
 SECOND = 1.0
 
@@ -14,15 +12,6 @@ SECOND = 1.0
 def problems(page):
     """What the browser's console says of the page's own faults."""
     return [entry["message"] for entry in page.driver.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
-
-
-def violations(page):
-    """What axe finds; it is put into the page by the driver, past the page's own policy."""
-    require(AXE.exists(), "run `npm install --prefix tests`")
-    page.js(AXE.read_text() + "\nwindow.axe = axe;")
-    script = "const done = arguments[arguments.length - 1]; axe.run().then((found) => done(found.violations))"
-    found = page.driver.execute_async_script(script)
-    return [(one["id"], [node["html"][:200] for node in one["nodes"]]) for one in found]
 
 
 def test_shows_the_figures_of_what_happened(page, everything):
@@ -172,12 +161,12 @@ def test_axe_finds_nothing(page, everything, scheme):
     page.shows("in all", "#costs")
     page.one(f"button[title=axe-{scheme}]").click()
     page.shows("Time in plugins", "tr.told")
-    assert violations(page) == []
+    assert page.violations() == []
 
 
 def test_axe_finds_nothing_at_the_login(page, plain):
     page.open(plain.root)
-    assert violations(page) == []
+    assert page.violations() == []
 
 
 def test_the_keyboard_reaches_everything_and_opens_a_story(page, everything):

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
     from junctor import Gateway
 
@@ -21,7 +21,11 @@ _log = logging.getLogger("junctor.dashboard")
 _QUOTAS = 2000
 _SPARE = 20  # what is slow to gather is gathered so much less often
 _COUNTED = ("hit", "miss", "bypass", "joined", "stored", "saved", "store_failures")
-_SEMANTIC = ("requests", "hits", "exact_hits", "verified", "verified_wrong", "shadow_hits", "shadow_wrong")
+_SEMANTIC = (
+    *("requests", "hits", "exact_hits", "verified", "verified_wrong", "shadow_hits", "shadow_wrong"),
+    *("spent", "saved", "paid"),
+)
+_CIRCUITS = ("closed", "half_open", "open")
 
 
 class Sources:
@@ -78,33 +82,64 @@ class Sources:
 
     async def _in_flight(self, plugin: Any) -> dict[str, int]:
         # Figures belong to an address as well; here only the target counts.
-        return {name.partition(" ")[0]: figures["in_flight"] for name, figures in plugin.figures().items()}
+        return _added((name.partition(" ")[0], figures["in_flight"]) for name, figures in plugin.figures().items())
 
     async def _guarded(self, plugin: Any) -> dict[str, int]:
-        return {_id(row): row["in_flight"] for row in plugin.snapshot()}
+        return _added((_id(row), row["in_flight"]) for row in plugin.snapshot())
 
     async def _circuits(self, plugin: Any) -> dict[str, dict[str, Any]]:
-        return {
-            _id(row): {name: row[name] for name in ("circuit", "reason", "opens_until", "share")}
-            for row in plugin.snapshot()
-        }
+        found: dict[str, list[dict[str, Any]]] = {}
+        for row in plugin.snapshot():
+            found.setdefault(_id(row), []).append(row)
+        return {name: _worst(rows) for name, rows in found.items()}
 
     async def _semantic(self, plugin: Any) -> dict[str, Any]:
-        trouble = None if plugin.engine is not None else plugin.trouble
-        return {"trouble": trouble, "namespaces": plugin.namespaces.reports()}
+        since = plugin.namespaces.stats()
+        return {
+            "trouble": None if plugin.engine is not None else plugin.trouble,
+            "namespaces": {
+                name: {field: report[field] for field in ("mode", "max_wrong", "wrong_bound_95")}
+                | {"whole": _whole(report), "since": {field: since[name][field] for field in _SEMANTIC}}
+                for name, report in plugin.namespaces.reports().items()
+            },
+        }
 
     def targets(self) -> list[dict[str, Any]]:
         """Every target that the configuration names, with the models that it answers for."""
         found: dict[str, dict[str, Any]] = {}
         for model in self._gateway.models.values():
             for target in model.targets:
-                row = found.setdefault(target.id, {"id": target.id, "name": target.name, "key": target.key_id})
-                row.setdefault("models", []).append(model.name)
+                row = found.setdefault(
+                    target.id, {"id": target.id, "name": target.name, "key": target.key_id, "models": []}
+                )
+                if model.name not in row["models"]:
+                    row["models"].append(model.name)
         return list(found.values())
 
 
 def _id(row: Mapping[str, Any]) -> str:
     return f"{row['target']}#{row['key_id']}" if row["key_id"] else str(row["target"])
+
+
+def _added(counts: Iterable[tuple[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for name, count in counts:
+        total[name] = total.get(name, 0) + count
+    return total
+
+
+def _worst(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The worst circuit of those that share a target's id: other keys without a name, or other addresses."""
+    worst = max(rows, key=lambda row: (_CIRCUITS.index(row["circuit"]), row["opens_until"] or 0, -row["share"]))
+    found = {name: worst[name] for name in ("circuit", "reason", "opens_until", "share")}
+    return found | {"of": len(rows), "some": sum(row["circuit"] == worst["circuit"] for row in rows)}
+
+
+def _whole(report: Mapping[str, Any]) -> dict[str, Any]:
+    """What a namespace has counted in all its life, money in nano-dollars."""
+    found: dict[str, Any] = {field: report[field] for field in _SEMANTIC if field in report}
+    found["spent"] = report["wrong_estimate"] * report["requests"]
+    return found | {field: round(report[field] * 1e9) for field in ("saved", "paid")}
 
 
 def _used(row: Mapping[str, Any]) -> float:
@@ -141,23 +176,24 @@ def caches_of(gathered: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             _namespace(name, [one["namespaces"][name] for one in semantic if name in one["namespaces"]])
             for name in names
         ]
+        rows.sort(key=lambda row: (-row["requests"], row["name"]))
         found["semantic"] = {"trouble": semantic[0]["trouble"], "namespaces": rows}
     return found
 
 
 def _namespace(name: str, reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    total = {field: sum(one[field] for one in reports) for field in _SEMANTIC}
+    # All workers of a machine have read the same past: it counts once.
+    oldest = max(reports, key=lambda one: one["whole"]["requests"] - one["since"]["requests"])
+    past = {field: oldest["whole"][field] - oldest["since"][field] for field in _SEMANTIC}
+    total = {field: past[field] + sum(one["since"][field] for one in reports) for field in _SEMANTIC}
     requests, hits = total["requests"], total["hits"] + total["exact_hits"]
-    wrong = sum(one["wrong_estimate"] * one["requests"] for one in reports)
     return {
         **total,
         "name": name,
         "mode": reports[0]["mode"],
         "max_wrong": reports[0]["max_wrong"],
         "share": hits / requests if requests else None,
-        "wrong": wrong / requests if requests else None,
+        "wrong": total["spent"] / requests if requests else None,
         # Each worker has verified its own hits: the worst of their bounds holds for all.
         "bound": max(one["wrong_bound_95"] for one in reports),
-        "saved": round(sum(one["saved"] for one in reports) * 1e9),
-        "paid": round(sum(one["paid"] for one in reports) * 1e9),
     }

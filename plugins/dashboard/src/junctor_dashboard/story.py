@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from junctor import jsons
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from junctor import Usage
     from junctor.secrets import Secrets
 
@@ -17,7 +19,7 @@ __all__ = ["SUMMARY", "as_json", "cost_of", "from_record", "overhead_of", "story
 
 SUMMARY = (
     *("key", "id", "time", "team", "feature", "model", "target", "outcome", "status", "stream", "purpose"),
-    *("ttft", "duration", "overhead", "tokens", "cost", "saved", "attempts_made"),
+    *("ttft", "duration", "overhead", "tokens", "cost", "saved", "attempts_made", "called"),
 )
 """What a line of the list shows."""
 
@@ -96,6 +98,7 @@ def story_of(taken: Taken, key: str, secrets: Secrets) -> dict[str, Any]:
         "cost": cost_of(taken),
         "saved": saved_of(taken),
         "attempts_made": len(taken.attempts),
+        "called": _names(attempt.target.name for attempt in taken.attempts),
         "attempts": [_attempt(attempt, started, secrets) for attempt in taken.attempts],
         "timings": [
             [plugin, hook, round(seconds * 1e6)]
@@ -133,6 +136,11 @@ def _tokens(usage: Usage | None) -> list[int] | None:
     return None if usage is None else [usage.input_tokens, usage.output_tokens]
 
 
+def _names(targets: Iterable[str]) -> str:
+    """The targets that were called, each once."""
+    return ", ".join(dict.fromkeys(targets))
+
+
 def _ms(seconds: float) -> float:
     return round(seconds * 1000, 2)
 
@@ -157,6 +165,7 @@ def from_record(record: dict[str, Any]) -> dict[str, Any]:
         "cost": cost["total"] if cost else None if record.get("unpriced") else 0,
         "saved": record.get("saved") or 0,
         "attempts_made": len(record.get("attempts") or ()),
+        "called": _names(attempt.get("target") or "" for attempt in record.get("attempts") or ()),
         "attempts": [_recorded(attempt) for attempt in record.get("attempts") or ()],
         "timings": [
             [*name.rsplit(".", 1), spent]

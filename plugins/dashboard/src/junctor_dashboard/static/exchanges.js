@@ -9,7 +9,7 @@ const open = new Map(); // key -> the row of the story
 let list = [], table = null, query = "", kind = "all", found = null, timer = null, loggedOut = () => {};
 
 const PROBLEMS = ["refused", "failed", "timeout", "cancelled"];
-const words = (e) => `${e.id} ${e.team} ${e.feature} ${e.model} ${e.target} ${e.outcome} ${e.status} ${e.purpose}`;
+const words = (e) => `${e.id} ${e.team} ${e.feature} ${e.model} ${e.target} ${e.called} ${e.outcome} ${e.status} ${e.purpose}`;
 
 function toggle(exchange) {
   const line = table.made.get(exchange.key);
@@ -45,7 +45,7 @@ function make() {
       { title: "Time", cell: (e) => f.clock(e.time) },
       { title: "Outcome", cell: (e) => ({ sign: [e.outcome, e.status], node: () => h("span", { class: `chip ${KINDS[e.outcome] ?? ""}` }, e.outcome === "answered" || e.outcome === "cached" ? e.outcome : `${e.outcome} ${e.status}`) }) },
       { title: "Team", cell: (e) => e.purpose ? `gateway: ${e.purpose}` : [e.team, e.feature].filter(Boolean).join(" / ") || f.DASH },
-      { title: "Model", wide: true, cell: (e) => ({ sign: [e.model, e.target, e.attempts_made], node: () => [e.model || f.DASH, h("span", { class: "sub" }, (e.target || "no target") + (e.attempts_made > 1 ? `, ${e.attempts_made} attempts` : "") + (e.stream ? ", stream" : ""))] }) },
+      { title: "Model", wide: true, cell: (e) => ({ sign: [e.model, e.target, e.called, e.attempts_made], node: () => [e.model || f.DASH, h("span", { class: "sub" }, (e.target || e.called || "no target") + (e.attempts_made > 1 ? `, ${e.attempts_made} attempts` : "") + (e.stream ? ", stream" : ""))] }) },
       { title: "First token", cls: "number", cell: (e) => f.ms(e.ttft) },
       { title: "Whole", cls: "number", cell: (e) => f.ms(e.duration) },
       { title: "Overhead", cls: "number", cell: (e) => f.ms(e.overhead) },

@@ -11,7 +11,7 @@ export function traffic(t) {
     ["Errors", f.share(failed), "", `${f.count(t.failed)} failed, ${f.count(t.refused)} refused`, failed > 0.05],
     ["First token", f.ms(t.ttft.p50), "median", `p95 ${f.ms(t.ttft.p95)} · p99 ${f.ms(t.ttft.p99)}`],
     ["Gateway’s overhead", f.ms(t.overhead.p50), "median", `p95 ${f.ms(t.overhead.p95)} · p99 ${f.ms(t.overhead.p99)}`],
-    ["Cost", f.money(t.cost_per_minute), "last minute", `${f.money(t.totals.cost)} since the start`],
+    ["Cost, last minute", f.money(t.cost_per_minute), "", `${f.money(t.totals.cost)} since the start`],
     ["Saved by caches", f.money(t.totals.saved), "", t.totals.unpriced ? `${f.count(t.totals.unpriced)} exchanges unpriced` : "since the start"],
   ]);
   const present = t.outcomes.map((name, place) => [name, t.seconds.some((row) => row[place])]).filter(([name, is]) => is || name === "answered");
