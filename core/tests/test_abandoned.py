@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from junctor import hookimpl
+from junctor import TargetUnavailable, hookimpl
 from junctor.testing import FakeProvider, Recorder
 
 MODELS = [{"name": "test", "targets": [{"target": "fake/one", "price": {"input": 1, "output": 2}}]}]
@@ -33,6 +33,24 @@ async def test_an_attempt_that_was_given_up_costs_what_is_known_of_it(gateway, p
         await g.chat(hang_up=gone)
     assert seen.last.attempts[0].abandoned
     assert seen.last.cost.total == cost
+
+
+async def test_an_attempt_that_was_held_back_until_nobody_waited_costs_nothing(gateway):
+    class Holds:
+        @hookimpl
+        async def call(self, exchange, target):
+            try:
+                await asyncio.sleep(5)
+            except asyncio.CancelledError:
+                exchange.attempts[-1].error = TargetUnavailable("held back")
+                raise
+
+    seen, gone = Recorder(), asyncio.Event()
+    async with gateway(Estimate(), seen, Holds(), FakeProvider(), models=MODELS) as g:
+        asyncio.get_running_loop().call_later(0.02, gone.set)
+        await g.chat(hang_up=gone)
+    attempt = seen.last.attempts[0]
+    assert (attempt.abandoned, attempt.usage, seen.last.cost.total) == (False, None, 0)
 
 
 async def test_a_stream_counts_its_bytes(gateway):

@@ -189,8 +189,8 @@ class Attempt:
     """One call of one target. Times are `time.monotonic()` seconds; `ended` and `first_byte` are 0 until they happen.
 
     `error` is None for an attempt that answered. `abandoned` marks one that nobody waited for to its end (the client
-    hung up, the deadline passed, a hedge won): the provider may still bill it. `of` is empty, or says
-    that a plugin made it beside the main one: `hedge`.
+    hung up, the deadline passed, a hedge won): the provider may still bill it. A plugin that held it back for so long
+    sets its `error`, as it was never sent. `of` is empty, or says that a plugin made it beside the main one: `hedge`.
     """
 
     target: Target
@@ -305,6 +305,10 @@ class Exchange:
         self.client_gone = True
         if self._holders <= 0:
             self.end(ClientDisconnected("the client hung up"))
+
+    def as_told(self, error: BaseException | None) -> BaseException | None:
+        """How it ended for its client, who may have hung up though the exchange went on, for others, to its end."""
+        return ClientDisconnected("the client hung up") if error is None and self.client_gone else error
 
     def end(self, error: GatewayError) -> None:
         """End the exchange with this error, wherever it is; without effect on one that is over."""

@@ -167,7 +167,7 @@ class Pipeline:
             if isinstance(exc, GatewayError):
                 _hide_keys(exc, target)
                 attempt.error = exc
-            else:
+            elif attempt.error is None:  # a plugin that has held it back may have said that it was never sent
                 _abandon(exchange, attempt)
             raise
         if response.attempt is not None and any(response.attempt is other for other in exchange.attempts):
@@ -177,6 +177,7 @@ class Pipeline:
                 _abandon(exchange, attempt)
             return response
         attempt.first_byte = time.monotonic()
+        attempt.error = None  # a plugin that held it back may have given up, by its own policy, and let it go on
         response.target = target
         response.attempt = attempt
         if response.stream is None:

@@ -118,6 +118,7 @@ class Quotas:
         booking = exchange.state.get(_KEY)
         if not self.limits.by_target or booking is None:
             return None
+        attempt = exchange.attempts[-1]
         await self.desk.release_failed(exchange, booking)
         claims = self.limits.of_target(exchange, target, self.store.now())
         if claims:
@@ -125,6 +126,9 @@ class Quotas:
                 await self.desk.admit(exchange, booking, claims, target)
             except Refused as error:
                 raise _unavailable(target, error) from error
+            except asyncio.CancelledError:  # nobody waits any more, and the provider has seen nothing to bill
+                attempt.error = TargetUnavailable(f"{target}: given up while it waited for a place")
+                raise
         return None
 
     @hookimpl
@@ -134,7 +138,7 @@ class Quotas:
             return
         if booking.meter is not None:
             await booking.meter.aclose()
-        final = final_amounts(exchange, response, error, booking.estimate, booking.price)
+        final = final_amounts(exchange, response, exchange.as_told(error), booking.estimate, booking.price)
         for hold in booking.holds:
             share = final if not hold.target else final.at(hold.target)
             await self.desk.settle(hold, share)

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from junctor import ClientDisconnected, Usage
+from junctor import ClientDisconnected, TargetUnavailable, Usage
 
 if TYPE_CHECKING:
     from junctor import Attempt, Exchange, Price, Response
@@ -83,7 +83,8 @@ def final_amounts(
         cost = _cost(attempt, usage, price) if charged else 0
         final.add(usage, cost)
         final.targets.setdefault(attempt.target.id, Amounts()).add(usage, cost)
-    gave_up = isinstance(error, (ClientDisconnected, asyncio.CancelledError)) and bool(exchange.attempts)
+    asked = any(not isinstance(attempt.error, TargetUnavailable) for attempt in exchange.attempts)
+    gave_up = asked and isinstance(error, (ClientDisconnected, asyncio.CancelledError))
     if error is None or gave_up:
         final.requests = 1
         for attempt in exchange.attempts[-1:]:
