@@ -64,6 +64,7 @@ def take(exchange: Exchange, response: Response | None, error: BaseException | N
     """Take an exchange apart, in a few microseconds."""
     request = exchange.request
     target = usage = finish = None
+    error = exchange.as_told(error)
     if error is not None:
         outcome, status = outcome_of(error)
     elif response is not None and response.cached is not None:

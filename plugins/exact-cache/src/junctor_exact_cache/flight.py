@@ -24,19 +24,26 @@ __all__ = ["Flight", "Seat"]
 
 
 class Seat:
-    """One reader's place in the events. `leave` it once or more often; the leader goes on while one is taken."""
+    """One reader's place in the events. `leave` it once or more often; the leader goes on while one is taken.
+
+    `late` says that it was taken when the answer was complete, `left` that it was given up before that.
+    """
 
     def __init__(self, flight: Flight, exchange: Exchange | None) -> None:
         self.flight = flight
         self.position = 0
         self.behind = False
         self.late = flight.complete
+        self.left = False
         self._held = exchange
         if exchange is not None:
             exchange.hold()
 
     def leave(self) -> None:
         held, self._held = self._held, None
+        if held is not None and not self.flight.complete:
+            self.left = True
+            self.flight.clients -= 1
         self.flight.seats.discard(self)
         self.flight.stir()
         if held is not None:
@@ -49,7 +56,7 @@ class Flight:
     `patience` is in seconds: how long the others are kept waiting for a follower that has fallen behind that far.
 
     `begun` is set when it is known what becomes of it: `response` (whole or streamed), `entry` (another replica had
-    it), or `failed`. `clients` counts those who wait or waited for it, the leader included, until it was complete.
+    it), or `failed`. `clients` counts those who wait for it, or waited until it was complete, the leader included.
     """
 
     def __init__(self, leader: Exchange, *, limit: int, patience: float = 5.0) -> None:

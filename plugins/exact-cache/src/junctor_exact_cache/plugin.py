@@ -279,7 +279,7 @@ class ExactCache:
         """Say who of those who shared an answer is charged how much of it, in nano-dollars."""
         cost, clients = _cost_of(flight), flight.clients
         fact = exchange.facts.get("cache")
-        if fact is None or flight.entry is not None or (seat is None and clients < 2):
+        if fact is None or flight.entry is not None or (clients < 2 if seat is None else seat.left):
             return
         share = cost
         if cost is not None:

@@ -95,6 +95,7 @@ class Capturer:
         errors: Mapping[int, _Error] = _NO_ERRORS
         secrets: Sequence[str] = ()
         given = response or _NO_ANSWER
+        error = exchange.as_told(error)
         if error is not None:
             outcome, status = outcome_of(error)
         else:

@@ -69,6 +69,7 @@ class Metrics:
 
     @hookimpl
     async def post_call(self, exchange: Exchange, response: Response | None, error: BaseException | None) -> None:
+        error = exchange.as_told(error)
         self._observer.take(exchange, response, error)
         if self._alerts is not None:
             self._alerts.note(exchange)
