@@ -151,8 +151,11 @@ class Fallback:
 
     def _note(self, exchange: Exchange, run: Run, target: Target, error: ProviderError, now: float) -> None:
         """Take the failed attempt's outcome, and take a key out that is of no use."""
-        guard, attempt, run.guard, run.paid = run.guard, run.attempt, None, None
+        guard, attempt, paid = run.guard, run.attempt, run.paid
+        run.guard = run.paid = None
         if guard is None or attempt is None:
+            if paid is not None:  # it did not come to the retry
+                paid.budget.refund()
             return
         guard.in_flight -= 1
         guard.settle(attempt, now, error, run.told)
@@ -213,10 +216,10 @@ class Fallback:
             guard.in_flight -= 1
             run.guard = None
             guard.settle(attempt, now, error, run.told)
-            if run.paid is not None and attempt.first_byte:
-                run.paid.budget.refund()
             if attempt.abandoned:
                 account_abandoned(exchange, attempt, response)
+        if run.paid is not None and (guard is None or (attempt is not None and attempt.first_byte)):
+            run.paid.budget.refund()  # the retry was answered, or it did not come to it
         if self._hedger is not None:
             self._hedger.settle(run, exchange, response, error)
         if self._continuer is not None:

@@ -142,7 +142,7 @@ class Continuer:
         if run.guard is not None:
             run.guard.in_flight -= 1
             run.guard.settle(attempt, attempt.ended, error, run.told)
-            run.guard = None
+            run.guard = run.paid = None
 
     async def _call(self, exchange: Exchange, run: Run, target: Target, sent: _Sent) -> Response | None:
         guard = self._guards.of(target)
@@ -154,10 +154,13 @@ class Continuer:
             # Only while it is sent: what caches and logs see is what the client asked.
             exchange.request = dataclasses.replace(request, body=_continued_body(request.body, target, sent))
             follower = await self._gateway.attempt(exchange, target, after=self._plugin, of="continue")
-        except ProviderError as error:
+        except BaseException as error:
             guard.in_flight -= 1
-            guard.settle(exchange.attempts[place], time.monotonic(), error, run.told)
-            return None
+            for attempt in exchange.attempts[place:]:
+                guard.settle(attempt, time.monotonic(), error, run.told)
+            if isinstance(error, ProviderError):
+                return None
+            raise
         finally:
             exchange.request = request
         run.guard, run.attempt, run.paid = guard, follower.attempt, guard
