@@ -177,7 +177,6 @@ class Pipeline:
                 _abandon(exchange, attempt)
             return response
         attempt.first_byte = time.monotonic()
-        attempt.error = None  # a plugin that held it back may have given up, by its own policy, and let it go on
         response.target = target
         response.attempt = attempt
         if response.stream is None:
