@@ -8,8 +8,10 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from junctor import ConfigError
+from junctor import ConfigError, Exchange, ProviderKeys, hookimpl
 from junctor.faults import FaultyServer, answer, error_event, event, reset, silence, slow, status, stream_of
+from junctor.testing import FakeProvider
+from junctor_fallback import Fallback
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,6 +78,19 @@ async def test_hedges_are_a_small_part_of_all_requests(world: Callable[..., Any]
     async with world(first, second, settings=settings) as w:
         await asyncio.gather(*(w.chat() for _ in range(200)))
     assert 1 <= len(second.requests) <= 6
+
+
+async def test_a_hedge_goes_only_where_the_clients_own_keys_do(gateway: Callable[..., Any]) -> None:
+    class Own:
+        @hookimpl
+        async def pre_route(self, exchange: Exchange) -> None:
+            exchange.provider_keys = ProviderKeys({"fake": "sk-own-0123456789"}, only=True)
+
+    models = [{"name": name, "targets": [{"target": target}]} for name, target in (("test", "fake/1"), ("more", "a/2"))]
+    provider = FakeProvider(script=[0.2])
+    async with gateway(Own(), (Fallback, {**HEDGE, "models": {"test": ["more"]}}), provider, models=models) as g:
+        assert (await g.chat()).status == 200
+    assert [target for target, _ in provider.calls] == ["fake/1#byok"]
 
 
 async def test_without_enough_samples_nothing_is_hedged(world: Callable[..., Any]) -> None:

@@ -110,13 +110,16 @@ class Planner:
     # Another target
 
     def candidates(self, exchange: Exchange) -> Iterable[Target]:
-        """The exchange's targets, then those of the models that it may fall back to."""
+        """The exchange's targets, then those of the models that it may fall back to, as far as its keys allow."""
         yield from exchange.targets
         if exchange.model is None:
             return
+        keys = exchange.provider_keys
         wanted = frozenset(exchange.facts.get("require_tags") or ())
         for name in self._settings.models.get(exchange.model.name, ()):
             for target in self._models[name].targets:
+                if keys is not None and keys.only and not keys.covers(target):
+                    continue
                 if wanted <= target.tags and all(target is not other for other in exchange.targets):
                     yield target
 
