@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import time
 import urllib.request
@@ -18,21 +19,31 @@ kit = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(kit)
 chromium, page = kit.chromium, kit.page
 
-ASKED = [f"{how} fold a napkin{end}" for how in ("how do I", "how can I", "how do you", "how to") for end in ("", "?")]
+FIRST = "how do I fold a napkin"
+WORDS = [
+    f"{before}{how} fold a {what}napkin"
+    for before in ("", "please, ", "tell me, ", "hello, ")
+    for what in ("", "table ", "paper ", "dinner ")
+    for how in ("how can I", "how do you", "how to", "how should I")
+]
 OTHERS = [f"other-{number}" for number in range(8)]
 NOWHERE = "http://127.0.0.1:9/v1"
 
 
 class Provider:
-    """Says the same to everybody, but what is in `once` first; all texts mean the same to it."""
+    """Says the same to everybody; once something else after `changes`, so that a hit may be found to be wrong."""
 
     def __init__(self):
-        self.once = []
+        self.other = False
+
+    def changes(self):
+        self.other = True
 
     async def __call__(self, reply):
-        if reply.asked.path.endswith("/embeddings"):
+        if reply.asked.path.endswith("/embeddings"):  # all texts mean the same
             return await reply.whole(json.dumps({"data": [{"index": 0, "embedding": [1.0, 0.5]}]}).encode())
-        return await answer(self.once.pop() if self.once else "Fold it twice.")(reply)
+        other, self.other = self.other, False
+        return await answer("Fold it thrice." if other else "Fold it twice.")(reply)
 
 
 def configured(url, store, **more):
@@ -54,10 +65,10 @@ def report(served, name):
 
 
 def asked(served, model, enough):
-    """Ask in many words until it is enough; the report once all hits that are verified have been asked again."""
-    until = time.monotonic() + 20
+    """Ask in ever new words until it is enough; the report once all hits that were served have been asked again."""
+    until, words = time.monotonic() + 30, itertools.cycle(WORDS)
     while True:
-        for text in ASKED:
+        for text in (FIRST, *itertools.islice(words, 4)):
             assert served.chat(model=model, text=text) == 200
         found = report(served, model)
         while found["hits"] != found["verified"]:
@@ -75,9 +86,8 @@ def cached(tmp_path_factory):
     folder, provider = tmp_path_factory.mktemp("cached"), Provider()
     with kit.providing(provider) as url, serving(configured(url, folder / "store"), folder) as served:
         asked(served, "faq", lambda found: found["hits"] > 3)
-        provider.once = ["Fold it thrice."]
-        faq = asked(served, "faq", lambda found: found["verified_wrong"])
-        quiet = asked(served, "quiet", lambda found: found["shadow_hits"] > 3)
+        faq = asked(served, "faq", lambda found: found["verified_wrong"] or provider.changes())
+        quiet = asked(served, "quiet", lambda found: found["shadow_hits"])
         for model in OTHERS:
             assert served.chat(model=model) == 200
         yield served, faq, quiet
@@ -91,16 +101,21 @@ def share(value):
     return f"{int(percent + 0.5)} %"
 
 
+def money(value):
+    return f"${value:.2f}" if value >= 1 else f"${value:.3f}"
+
+
 def of_faq(told):
     """The row of the namespace `faq` as it is to read."""
-    money = f"${told['saved']:.3f} paid ${told['paid']:.3f}"
+    saved = f"{money(told['saved'])} paid {money(told['paid'])}"
     verified = f"{told['verified_wrong']} of {told['verified']} at most {share(told['wrong_bound_95'])} (95 %)"
-    return f"faq serve {share(told['hit_rate'])} {money} {share(told['wrong_estimate'])} allowed 60 % {verified}"
+    return f"faq serve {share(told['hit_rate'])} {saved} {share(told['wrong_estimate'])} allowed 60 % {verified}"
 
 
 def test_hits_money_and_measured_errors_are_shown(page, cached):
     served, faq, _ = cached
-    assert faq["saved"] > 0 < faq["paid"]
+    assert faq["saved"] > 0
+    assert faq["paid"] > 0
     page.log_in(served.root).says("#semantic", "faq", of_faq(faq))
 
 
@@ -133,4 +148,4 @@ def test_says_why_requests_pass_by_beside_what_was_learned_before(page, tmp_path
         before = asked(served, "faq", lambda found: found["exact_hits"])
     with serving(configured(NOWHERE, store, embedder=embedder), tmp_path) as served:
         page.log_in(served.root).shows("Requests pass by: ", "#semantic")
-        page.says("#semantic", "faq", f"serve {share(before['hit_rate'])} ${before['saved']:.3f} paid ")
+        page.says("#semantic", "faq", f"serve {share(before['hit_rate'])} {money(before['saved'])} paid ")
