@@ -112,17 +112,42 @@ async def test_lists_the_models_and_shows_one(gateway):
     assert (none.status, none.json()["error"]["code"]) == (404, "model_not_found")
 
 
-async def test_the_list_of_models_passes_pre_route_and_post_call(gateway):
-    class Refuser:
-        @hookimpl
-        async def pre_route(self, exchange):
-            raise Refused("who are you?", status_code=401, code="invalid_api_key")
+class Refuser:
+    @hookimpl
+    async def pre_route(self, exchange):
+        raise Refused("who are you?", status_code=401, code="invalid_api_key")
 
+
+async def test_the_list_of_models_passes_pre_route_and_post_call(gateway):
     recorder = Recorder()
     async with gateway(Refuser(), recorder, FakeProvider()) as g:
         answer = await g.request("GET", "/v1/models")
     assert answer.status == 401
     assert recorder.last.request.operation == "models"
+
+
+UNREADABLE = {
+    "no JSON": (b"{", {}, 400),
+    "no object": (b"[]", {}, 400),
+    "no messages": ({"model": "test"}, {}, 400),
+    "compressed": (b"{}", {"content-encoding": "gzip"}, 415),
+    "too large": (b"{}", {"content-length": "99999999"}, 413),
+}
+
+
+@pytest.mark.parametrize(("body", "headers", "status"), UNREADABLE.values(), ids=UNREADABLE)
+async def test_what_cannot_be_read_passes_pre_route_and_post_call(gateway, body, headers, status):
+    recorder, stranger = Recorder(), Recorder()
+    async with gateway(recorder, FakeProvider()) as g:
+        answer = await g.request("POST", "/v1/chat/completions", body, headers=headers)
+    async with gateway(Refuser(), stranger, FakeProvider()) as g:
+        refused = await g.request("POST", "/v1/chat/completions", body, headers=headers)
+    (exchange, response, error) = recorder.ended[0]
+    assert (answer.status, response, error.status_code) == (status, None, status)
+    assert (exchange.request.for_model, exchange.first_byte) == (False, 0.0)
+    assert answer.headers["x-request-id"] == exchange.id
+    assert refused.status == 401
+    assert len(stranger.ended) == 1
 
 
 async def test_a_model_with_a_slash_in_its_name_can_be_shown(gateway):

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from junctor.stream import Stream
     from junctor.wire import Wire
 
+    _Answer = Callable[[Exchange], Response]
+
 __all__ = ["Endpoint", "Sender"]
 
 _log = logging.getLogger("junctor.server")
@@ -42,7 +44,7 @@ class Endpoint:
         operation: str,
         *,
         method: str = "POST",
-        answer: Callable[[Exchange], Response] | None = None,
+        answer: _Answer | None = None,
     ) -> None:
         self.running: set[Exchange] = set()
         self._gateway = gateway
@@ -59,32 +61,37 @@ class Endpoint:
         given = headers.get("x-request-id", "")
         wanted = given if given and _REQUEST_ID.fullmatch(given) else ""
         sender = Sender(self._wire, send, wanted, self._limits.keep_alive_comment)
+        if scope["method"] != self._method:
+            await sender.error(_wrong_method(scope, self._method))
+            return
+        answer = self._answer
         try:
-            if scope["method"] != self._method:
-                raise _wrong_method(scope, self._method)
             request = await self._request(scope, headers, receive)
         except _Disconnected:
             return
-        except GatewayError as error:
-            await sender.error(error)
-            return
+        except GatewayError as error:  # told once it is known who asks: a stranger learns nothing of it
+            request, answer = self._unread(scope, headers), _refusal(error)
         exchange = self._gateway.exchange(request, id=sender.request_id)
         sender.request_id = exchange.id
-        await self._run(exchange, receive, sender)
+        await self._run(exchange, receive, sender, answer)
 
     async def _request(self, scope: Scope, headers: Mapping[str, str], receive: Receive) -> Request:
         if self._method == "GET":
-            return Request(self._wire, self._operation, dict(scope["path_params"]), headers=headers, path=scope["path"])
+            return self._unread(scope, headers)
         body = await _read_body(headers, receive, self._limits.max_body)
         request = self._wire.parse(self._operation, body, headers, max_depth=self._limits.max_depth)
         request.path = scope["path"]
         return request
 
-    async def _run(self, exchange: Exchange, receive: Receive, sender: Sender) -> None:
+    def _unread(self, scope: Scope, headers: Mapping[str, str]) -> Request:
+        body = dict(scope["path_params"])
+        return Request(self._wire, self._operation, body, headers=headers, path=scope["path"], for_model=False)
+
+    async def _run(self, exchange: Exchange, receive: Receive, sender: Sender, answer: _Answer | None) -> None:
         watch = _Watch(exchange, receive)
         self.running.add(exchange)
         try:
-            await self._gateway.pipeline.run(exchange, sender.respond, self._answer)
+            await self._gateway.pipeline.run(exchange, sender.respond, answer)
         except GatewayError as error:
             await sender.error(error, exchange)
         except Exception:  # a fault of ours
@@ -136,6 +143,13 @@ def _joined(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
         key, text = name.decode("latin-1"), value.decode("latin-1")
         headers[key] = f"{headers[key]}, {text}" if key in headers else text
     return headers
+
+
+def _refusal(error: GatewayError) -> _Answer:
+    def refuse(_exchange: Exchange) -> Response:
+        raise error
+
+    return refuse
 
 
 class _Disconnected(Exception):

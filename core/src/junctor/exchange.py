@@ -172,6 +172,10 @@ class Request:
 
     `operation` is one of `chat`, `completions`, `embeddings`, `models`, or what a plugin's wire adds. `headers` has
     lower-case names. `size` is the length of the body in bytes.
+
+    `for_model` is False where the gateway answers by itself once `pre_route` has let the request pass: the list of
+    models, and a request that cannot be read (`body` has the parameters of the path at most). Who asks counts there,
+    what is asked does not.
     """
 
     wire: Wire
@@ -182,6 +186,7 @@ class Request:
     headers: Mapping[str, str] = field(default_factory=dict)
     path: str = ""
     size: int = 0
+    for_model: bool = True
 
 
 @dataclass(slots=True, eq=False)

@@ -53,6 +53,9 @@ async def pre_route(exchange: Exchange) -> None:
     Every plugin runs. Raise `Refused` (or another `GatewayError`) to answer the client now; the plugins after yours are
     not asked, `post_call` still runs for all. Put a `Transform` on `exchange.transforms` to change the answer later.
 
+    The list of models comes here too, and a request that cannot be read, before its 400: `exchange.request.for_model`
+    is False there, and `body` has nothing to look into.
+
         @hookimpl
         async def pre_route(self, exchange):
             if exchange.client.team not in self.teams:

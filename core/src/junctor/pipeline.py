@@ -67,7 +67,7 @@ class Pipeline:
         """Answer the request and deliver the answer; the exchange is over, and settled, on return.
 
         `deliver` sends the response, whole or to the end of its stream. With `answer` the gateway answers by itself,
-        after `pre_route` (the list of models). `exchange.end(error)`, a hang-up or the deadline end it early.
+        after `pre_route` (see `Request.for_model`). `exchange.end(error)`, a hang-up or the deadline end it early.
         """
         response: Response | None = None
         error: BaseException | None = None
@@ -108,8 +108,9 @@ class Pipeline:
     async def _respond(self, exchange: Exchange, answer: Callable[[Exchange], Response] | None) -> Response:
         await each(self._pre_route, exchange)
         if answer is not None:
+            response = answer(exchange)
             exchange.first_byte = time.monotonic()
-            return answer(exchange)
+            return response
         name = exchange.request.model
         exchange.model = self._models.get(name)
         if exchange.model is None:

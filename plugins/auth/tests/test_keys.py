@@ -76,6 +76,15 @@ async def test_every_doubtful_key_gets_the_same_401(gateway, headers):
     assert provider.calls == []
 
 
+async def test_a_stranger_learns_nothing_of_what_cannot_be_read(gateway):
+    unreadable = (b"{", b"", {"model": "test"}, b"[" * 9000)
+    async with gateway(auth(models=["test"], endpoints=["embeddings"]), FakeProvider()) as g:
+        strangers = [await g.request("POST", "/v1/chat/completions", body) for body in unreadable]
+        known = await g.request("POST", "/v1/chat/completions", b"{", headers=bearer())
+    assert {(answer.status, answer.json()["error"]["code"]) for answer in strangers} == {(401, "invalid_api_key")}
+    assert (known.status, known.json()["error"]["code"]) == (400, "invalid_json")
+
+
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/embeddings"])
 async def test_no_endpoint_answers_without_a_key(gateway, path):
     body = {"model": "test", "messages": [{"role": "user", "content": "hi"}], "prompt": "hi", "input": "hi"}

@@ -56,7 +56,7 @@ def permit(client: Client, request: Request) -> None:
     The list of models is open to every key: it shows no others than the key's own.
     """
     operation = request.operation
-    if operation == "models":
+    if not request.for_model:
         return
     if client.endpoints is not None and operation not in client.endpoints:
         raise Refused(f"this key may not use '{operation}'", code="endpoint_not_allowed")

@@ -140,7 +140,7 @@ class Auth:
             client = attributed(client, grant.attribution, request)
         exchange.client = client
         permit(client, request)
-        if (own_keys or self._byok_always or grant.byok == "required") and request.operation != "models":
+        if (own_keys or self._byok_always or grant.byok == "required") and request.for_model:
             self._byok.apply(exchange, grant, own_keys, self._mirror.provider_keys if self._mirror else _NO_KEYS)
 
     async def _resolve(self, headers: Mapping[str, str]) -> Grant | None:

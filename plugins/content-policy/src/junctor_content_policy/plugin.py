@@ -76,7 +76,7 @@ class ContentPolicy:
 
     @hookimpl
     async def pre_route(self, exchange: Exchange) -> None:
-        if exchange.purpose or exchange.request.operation == "models":
+        if exchange.purpose or not exchange.request.for_model:
             return
         labels = [rule.label for rule in self._settings.rules if _applies(rule.when, exchange)]
         texts = texts_of(exchange.request.body)

@@ -91,7 +91,7 @@ class Quotas:
 
     @hookimpl
     async def pre_route(self, exchange: Exchange) -> None:
-        if exchange.purpose or exchange.request.operation == "models":
+        if exchange.purpose or not exchange.request.for_model:
             return
         claims = self.limits.of_request(exchange, self.store.now())
         if not claims and not self.limits.by_target:
