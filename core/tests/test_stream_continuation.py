@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 from junctor import ErrorKind, Exchange, ProviderError, Response, Stream, Target, hookimpl
+from junctor.openai_events import OpenAIReader
 from junctor.plugins import first
 from junctor.stream import Continuation
 from junctor.testing import FakeProvider, Recorder
-from junctor.wire import OpenAIReader
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

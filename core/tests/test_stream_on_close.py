@@ -4,8 +4,8 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
+from junctor.openai_events import OpenAIReader
 from junctor.stream import Stream
-from junctor.wire import OpenAIReader
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

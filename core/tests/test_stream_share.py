@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from junctor import ProviderError, hookimpl
+from junctor.openai_events import OpenAIReader
 from junctor.stream import Stream
 from junctor.testing import FakeProvider
-from junctor.wire import OpenAIReader
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

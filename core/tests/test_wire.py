@@ -4,7 +4,9 @@ import json
 
 import pytest
 from junctor import ErrorKind, ProviderError
-from junctor.wire import OPENAI, OpenAIReader, error_in_answer
+from junctor.openai_events import OpenAIReader
+from junctor.provider_errors import error_in_answer
+from junctor.wire import OPENAI
 
 
 def event(text="", finish=None, **more):

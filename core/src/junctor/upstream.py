@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from junctor import jsons
 from junctor.errors import ErrorKind, ProviderError
 from junctor.exchange import Response
+from junctor.provider_errors import error_in_answer, error_kind
 from junctor.stream import Stream
-from junctor.wire import error_in_answer, error_kind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

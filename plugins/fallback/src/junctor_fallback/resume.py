@@ -13,8 +13,8 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from junctor import ErrorKind, ProviderError, Usage, jsons
+from junctor.openai_events import split_events
 from junctor.stream import Continuation
-from junctor.wire import split_events
 
 from junctor_fallback.plan import Failure, guess_usage
 

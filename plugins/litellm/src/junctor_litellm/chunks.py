@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from junctor import ErrorKind, GatewayError, ProviderError, Usage
-from junctor.wire import OpenAIReader, read_usage
+from junctor.openai_events import OpenAIReader, read_usage
 
 from junctor_litellm.answers import Answering, message_of, plain
 from junctor_litellm.errors import from_exception

@@ -6,8 +6,8 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from junctor import ErrorKind, GatewayError, ProviderError, jsons
+from junctor.provider_errors import error_kind
 from junctor.upstream import retry_after as wait_in_headers
-from junctor.wire import error_kind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

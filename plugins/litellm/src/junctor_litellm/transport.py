@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 from junctor import ErrorKind, ProviderError
-from junctor.wire import OpenAIReader
+from junctor.openai_events import OpenAIReader
 
 from junctor_litellm.errors import from_status
 
