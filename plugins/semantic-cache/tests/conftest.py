@@ -92,7 +92,7 @@ class Setup:
         return [e.purpose for e, _, _ in self.recorder.ended if e.purpose]
 
     async def settle(self) -> None:
-        await asyncio.wait_for(self.cache._answers.join(), 10)
+        await asyncio.wait_for(self.cache.keeper.settled(), 10)
 
     @property
     def fact(self) -> dict[str, Any]:

@@ -59,7 +59,7 @@ async def a_disk_that_fills_up(running):
             while True:
                 file.write(b"x" * 65536)
         assert (await g.ask("Why is jam sweet?")).status == 200
-        assert g.cache.dropped == 1
+        assert g.cache.keeper.dropped == 1
         assert (await g.ask("Why is tin soft?")).headers["x-junctor-cache"] == "semantic-hit"
         big.unlink()
         await g.ask("Why is jam sweet?")

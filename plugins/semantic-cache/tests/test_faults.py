@@ -9,6 +9,7 @@ import time
 import pytest
 from junctor.errors import AssetError, ConfigError
 from junctor_semantic_cache.calibrate import _records, calibrate
+from junctor_semantic_cache.engine import Lookup
 
 
 class Broken:
@@ -121,10 +122,9 @@ async def test_a_server_that_does_not_answer_at_the_start_is_a_bypass(running):
 
 async def test_answers_beyond_the_queue_are_dropped_and_counted(running):
     async with running({"queue": 1}) as g:
-        await g.ask("one")
-        g.cache._answers.put_nowait((None, None, b"", {}))
-        g.cache._queue(g.cache._answers, (None, None, b"", {}))
-        assert g.cache.dropped >= 1
+        for _ in range(3):
+            g.cache.keeper.served(None, Lookup(None, "an entry"))
+        assert g.cache.keeper.dropped == 2
 
 
 def test_calibrating_refuses_a_file_that_is_no_record(tmp_path):

@@ -35,7 +35,7 @@ def routes(cache: SemanticCache) -> Iterable[BaseRoute]:
 
     async def report(request: Request) -> JSONResponse:
         ready = cache.engine is not None
-        state = {"ready": ready, "trouble": None if ready else cache.trouble, "dropped": cache.dropped}
+        state = {"ready": ready, "trouble": None if ready else cache.trouble, "dropped": cache.keeper.dropped}
         return JSONResponse(state | {"namespaces": cache.namespaces.reports()})
 
     async def purge(request: Request) -> JSONResponse:

@@ -1,4 +1,4 @@
-"""The hooks: looks up before the call, stores and learns after it, says on the exchange and in headers what it did."""
+"""The hooks: looks up before the call, hands on what came after it, says on the exchange and in headers what it did."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, Any, Self
 
-from junctor import Response, Usage, hookimpl
+from junctor import hookimpl
 from junctor.assets import cache_folder
 from junctor.errors import GatewayError, JunctorError
 
@@ -16,6 +16,7 @@ from junctor_semantic_cache.embedders import GatewayEmbedder, LocalEmbedder
 from junctor_semantic_cache.engine import Engine, Lookup
 from junctor_semantic_cache.evidence import normalise
 from junctor_semantic_cache.judges import make_judge
+from junctor_semantic_cache.keeper import Keeper
 from junctor_semantic_cache.models import load_model, needed_assets
 from junctor_semantic_cache.namespaces import Namespaces
 from junctor_semantic_cache.partition import Unfit, namespace_of, read_question
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Iterable
 
-    from junctor import Exchange, Gateway
+    from junctor import Exchange, Gateway, Response
     from junctor.assets import Asset
     from starlette.routing import BaseRoute
 
@@ -44,13 +45,9 @@ __all__ = ["SemanticCache"]
 
 _log = logging.getLogger("junctor.semantic_cache")
 _STATE = "semantic_cache"
-_COMPLETE = frozenset({"stop", "end_turn", "stop_sequence"})
-_CALLS = frozenset({"tool_calls", "tool_use", "function_call"})
 _OWN = frozenset({"embedding", "judge", "verify"})  # purposes of the exchanges that this plugin begins
-_SAVE = 60.0  # seconds between two savings of what was learned
 _READY = 10.0  # seconds that the start waits for a model that is already on this machine
 _RETRY = 30.0  # seconds between two attempts to get model and store
-_VERIFYING = 64  # verifications that may wait; more are left out
 _DRAIN = 5.0  # seconds that closing waits for what is queued
 
 
@@ -82,13 +79,11 @@ class SemanticCache:
         self.namespaces = Namespaces(settings, self._weights.prior, self._folder / "learned")
         state = gateway.state if gateway.state.shared else None
         self.purges = Purges(self._folder / "purges", state, own_shard=settings.store.url is None)
+        self.keeper = Keeper(settings, gateway, self.namespaces)
         self.engine: Engine | None = None
         self.trouble = "not ready yet"
         self.ready = asyncio.Event()
         self._tried = asyncio.Event()
-        self.dropped = 0
-        self._answers: asyncio.Queue[tuple[Exchange, Lookup, bytes, dict[str, Any]]] = asyncio.Queue(settings.queue)
-        self._checks: asyncio.Queue[tuple[Exchange, Lookup]] = asyncio.Queue(_VERIFYING)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
@@ -96,18 +91,15 @@ class SemanticCache:
             self.trouble = "off"
             return self
         await asyncio.to_thread(self.namespaces.load)
-        work = (self._prepare(), self._keep_answers(), self._check_hits(), self._save())
-        self._tasks = [asyncio.create_task(part) for part in work]
+        self._tasks = [asyncio.create_task(self._prepare())]
         if not needed_assets(self._settings.embedder) and not self._settings.embedder.startswith("gateway:"):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._tried.wait(), _READY)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        if self._tasks:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_DRAIN):
-                    await self._answers.join()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.keeper.settled(), _DRAIN)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -126,8 +118,9 @@ class SemanticCache:
         """Get model and store, again and again until they are there."""
         while True:
             try:
-                self.engine = await self._build()
-                self._tasks.append(asyncio.create_task(self.purges.follow(self.engine.store)))
+                engine = self.engine = await self._build()
+                work = (self.purges.follow(engine.store), *self.keeper.work(engine))
+                self._tasks += [asyncio.create_task(part) for part in work]
                 self.ready.set()
                 self._tried.set()
                 return
@@ -244,11 +237,9 @@ class SemanticCache:
         if found is None or self.engine is None:
             return
         if found.outcome in ("hit", "exact"):
-            self._after_hit(exchange, found)
+            self.keeper.served(exchange, found)
         elif response is not None and error is None and response.cached is None:
-            body = self._complete(exchange, response)
-            if body is not None:
-                self._queue(self._answers, (exchange, found, body, self._fresh(exchange, response)))
+            self.keeper.answered(exchange, found, response)
 
     def _pay(self, exchange: Exchange) -> None:
         """Charge what the cache itself asks of a provider to the namespace it is asked for, whatever came of it."""
@@ -256,86 +247,6 @@ class SemanticCache:
             namespace = self.namespaces[namespace_of(exchange.parent, self._settings)]
             namespace.paid += exchange.cost.total
             namespace.dirty = True
-
-    def _after_hit(self, exchange: Exchange, found: Lookup) -> None:
-        self._queue(self._answers, (exchange, found, b"", {}))
-        if found.verify and exchange.request.wire.name == "openai":
-            self._queue(self._checks, (exchange, found))
-
-    def _queue(self, queue: asyncio.Queue[Any], item: Any) -> None:
-        try:
-            queue.put_nowait(item)
-        except asyncio.QueueFull:
-            self.dropped += 1
-
-    def _complete(self, exchange: Exchange, response: Response) -> bytes | None:
-        """The whole answer if it may be kept: complete, not filtered, not too large."""
-        allowed = _COMPLETE | _CALLS if self._settings.tool_calls else _COMPLETE
-        if response.status != 200 or response.finish_reason not in allowed:
-            return None
-        body = response.body
-        if response.stream is not None:
-            events = response.stream.recorded
-            if not events:
-                return None
-            body = exchange.request.wire.to_whole(exchange.request, events)
-        return body if 0 < len(body) <= self._settings.max_answer else None
-
-    def _fresh(self, exchange: Exchange, response: Response) -> dict[str, Any]:
-        cost, usage = exchange.cost, response.usage or Usage()
-        tags = [tag.strip() for tag in exchange.request.headers.get("x-junctor-cache-tags", "").split(",")]
-        return {
-            "cost": cost.total if cost is not None else 0,
-            "input_tokens": usage.input_tokens,
-            "output_tokens": usage.output_tokens,
-            "tags": tuple(tag for tag in tags if tag)[:32],
-        }
-
-    async def _keep_answers(self) -> None:
-        """The owner of all that is stored and learned from answers."""
-        while True:
-            exchange, found, body, fresh = await self._answers.get()
-            try:
-                if self.engine is None:
-                    continue
-                if body:
-                    await self.engine.store_answer(exchange, found, body, fresh=fresh)
-                elif found.entry is not None:
-                    await self.engine.touch(found.entry)
-            except (JunctorError, OSError) as error:
-                self.dropped += 1
-                _log.warning("semantic cache: an answer is not kept: %s", error)
-            except Exception:  # a fault here must not end the worker
-                self.dropped += 1
-                _log.exception("semantic cache: an answer is not kept")
-            finally:
-                self._answers.task_done()
-
-    async def _check_hits(self) -> None:
-        """Ask the provider again for some of the hits, and learn from its answer."""
-        while True:
-            exchange, found = await self._checks.get()
-            try:
-                body = {k: v for k, v in exchange.request.body.items() if k not in ("stream", "stream_options")}
-                response = await self.gateway.ask("chat", body, purpose="verify", parent=exchange, timeout=120.0)
-                if self.engine is not None and response.finish_reason in _COMPLETE:
-                    fresh = self._fresh(exchange, response)
-                    fresh["cost"] = response.cost.total if response.cost else 0
-                    await self.engine.check_hit(exchange, found, response.body, fresh=fresh)
-            except JunctorError as error:
-                _log.info("semantic cache: a hit was not verified: %s", error)
-            except Exception:  # a fault here must not end the worker
-                _log.exception("semantic cache: a hit was not verified")
-
-    async def _save(self) -> None:
-        while True:
-            await asyncio.sleep(_SAVE)
-            try:
-                await asyncio.to_thread(self.namespaces.save, self.namespaces.changed())
-                if self.engine is not None:
-                    await self.engine.sweep()
-            except (JunctorError, OSError) as error:
-                _log.warning("semantic cache: what was learned is not saved: %s", error)
 
     @hookimpl
     def assets(self) -> Iterable[Asset]:
