@@ -85,6 +85,8 @@ def storable(exchange: Exchange, response: Response, answer: bytes, settings: Ex
     """Whether the answer is complete, and of a kind that is kept; one that two targets pieced together is not."""
     if "continued" in exchange.facts:
         return False
+    if settings.targets == "first" and _target_of(response) != (exchange.targets[0].name if exchange.targets else ""):
+        return False  # a fallback answered in its place
     if response.status != 200 or not 0 < len(answer) <= settings.max_entry:
         return False
     if exchange.request.operation == "embeddings":
@@ -95,6 +97,10 @@ def storable(exchange: Exchange, response: Response, answer: bytes, settings: Ex
     if not settings.tool_calls and _CALLS.search(answer):
         return False
     return not _several(exchange.request.body) or _all_done(exchange, response, answer, allowed)
+
+
+def _target_of(response: Response) -> str:
+    return response.target.name if response.target is not None else ""
 
 
 def _several(body: dict[str, Any]) -> bool:
@@ -130,7 +136,7 @@ async def to_entry(
         scope=key.scope,
         team=exchange.client.team,
         model=exchange.request.model,
-        target=response.target.name if response.target is not None else "",
+        target=_target_of(response),
         version=response.model,
         template=key.template,
         tags=control.tags,

@@ -130,6 +130,18 @@ class Flight:
         withheld: bytes = getattr(self.response.stream.reader, "withheld", b"")
         return b"".join([*self._chunks, withheld])
 
+    @property
+    def cost(self) -> int | None:
+        """What the provider took for the answer, in nano-dollars; None if unknown or not complete."""
+        response = self.response
+        if response is None or not self.complete:
+            return None
+        if response.cost is not None:
+            return response.cost.total
+        usage = response.stream.reader.usage if response.stream is not None else None
+        price = response.target.price if response.target is not None else None
+        return price.of(usage).total if usage is not None and price is not None else None
+
     # What followers do.
 
     def join(self) -> Seat:

@@ -16,9 +16,9 @@ from junctor_exact_cache.admin import Admin, announce, listen
 from junctor_exact_cache.answers import from_entry, from_flight, storable, to_entry
 from junctor_exact_cache.cli import add_commands
 from junctor_exact_cache.control import NOTHING_SAID, Control, read_control
-from junctor_exact_cache.flight import Flight
+from junctor_exact_cache.flights import Flights
 from junctor_exact_cache.keys import Keys
-from junctor_exact_cache.leases import Leases
+from junctor_exact_cache.rules import passes_by, ttl_of
 from junctor_exact_cache.settings import ExactCacheSettings
 from junctor_exact_cache.stores import Guard, StoreError, open_store
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from junctor.server import AdminRoute
 
     from junctor_exact_cache.entry import Entry, Filter
-    from junctor_exact_cache.flight import Seat
+    from junctor_exact_cache.flight import Flight, Seat
     from junctor_exact_cache.keys import Key
 
 __all__ = ["ExactCache"]
@@ -68,10 +68,8 @@ class ExactCache:
         # A store that cannot be written to (a locked file, a full Redis) may still be read.
         limit = settings.store.timeout if self.store.shared else None
         self._guard, self._write_guard = Guard(limit), Guard(limit)
-        self._flights: dict[str, Flight] = {}
-        self._limit = max(settings.flight_buffer, settings.max_entry) if settings.one_flight else settings.max_entry
         across = settings.one_flight and self.store.shared and gateway.state.shared
-        self._leases = Leases(gateway.state) if across else None
+        self._flights = Flights(settings, gateway.state if across else None)
         self._purges: deque[tuple[float, Filter]] = deque(maxlen=_PURGES_REMEMBERED)
         self._tasks: list[asyncio.Task[None]] = []
         self.counts: Counter[str] = Counter()
@@ -79,8 +77,8 @@ class ExactCache:
     async def __aenter__(self) -> Self:
         with suppress(StoreError):  # the guard has logged it; until the store is there, requests pass by
             await self._guard(self.store.open(), timeout=max(5.0, self._settings.store.timeout))
-        if self._leases is not None:
-            self._start(self._leases.keep())
+        if self._flights.leases is not None:
+            self._start(self._flights.leases.keep())
         if not self.store.shared and self._gateway.state.shared:
             self._start(listen(self._gateway.state, self.purge_here))
         return self
@@ -102,14 +100,14 @@ class ExactCache:
             return None
         settings = self._settings
         control = read_control(exchange.request.headers) if settings.client_control else NOTHING_SAID
-        ttl = self._ttl(exchange) if control.ttl is None else min(control.ttl, settings.max_ttl)
-        reason = self._passes_by(exchange, control, ttl)
+        ttl = ttl_of(exchange, control, settings)
+        reason = passes_by(exchange, control, ttl, settings) or ("store" if self._guard.resting else "")
         if reason:
             self._bypass(exchange, reason, control)
             return None
         ticket = exchange.state[_STATE] = _Ticket(self._keys.of(exchange), control, ttl)
         if control.no_cache:
-            self._fly(exchange, ticket)
+            ticket.flight = self._flights.record(exchange)
             self._bypass(exchange, "no-cache", control)
             return None
         try:
@@ -118,40 +116,10 @@ class ExactCache:
             del exchange.state[_STATE]
             self._bypass(exchange, "store", control)
             return None
-        if response is None and ticket.flight is None:
-            self._fly(exchange, ticket)
         if response is None:
+            ticket.flight = ticket.flight or self._flights.record(exchange)
             self._told(exchange, "miss")
         return response
-
-    def _ttl(self, exchange: Exchange) -> float:
-        """Seconds, by the first rule that matches."""
-        facts, client, request = exchange.facts, exchange.client, exchange.request
-        for rule in self._settings.rules:
-            match = rule.match
-            if (
-                (not match.model or request.model in match.model)
-                and (not match.team or client.team in match.team)
-                and (not match.operation or request.operation in match.operation)
-                and (not match.task or (facts.get("task") or {}).get("name") in match.task)
-            ):
-                return rule.ttl
-        return self._settings.ttl
-
-    def _passes_by(self, exchange: Exchange, control: Control, ttl: float) -> str:
-        """Why this request has nothing to do with the cache; empty if it has."""
-        if control.no_store:
-            return "no-store"
-        if ttl <= 0:
-            return "ttl"
-        limit = self._settings.max_temperature
-        if limit is not None:
-            asked = exchange.request.body.get("temperature")
-            if asked is None:
-                asked = max([t.params.get("temperature") or 0 for t in exchange.targets if t.params], default=0)
-            if isinstance(asked, (int, float)) and asked > limit:
-                return "temperature"
-        return "store" if self._guard.resting else ""
 
     async def _answer(self, exchange: Exchange, ticket: _Ticket) -> Response | None:
         for _ in range(_JOINS):
@@ -198,34 +166,11 @@ class ExactCache:
 
     # One flight.
 
-    def _fly(self, exchange: Exchange, ticket: _Ticket) -> Flight:
-        """Have this exchange's own answer recorded."""
-        flight = ticket.flight = Flight(exchange, limit=self._limit, patience=self._settings.flight_patience)
-        exchange.on_answer.append(flight.begin)
-        return flight
-
     async def _lead(self, exchange: Exchange, ticket: _Ticket) -> Response | None:
-        id_ = ticket.key.id
-        flight = self._flights[id_] = self._fly(exchange, ticket)
-        if self._leases is None:
-            return None
-        try:
-            until = min(self._settings.flight_wait, exchange.deadline - time.monotonic())
-            until += asyncio.get_running_loop().time()
-            entry = await self._leases.take_or_wait(_lease(id_), lambda: self._look(ticket), until=until)
-        except BaseException:
-            self._land(id_, flight)
-            flight.fail()
-            raise
-        if entry is None:
-            return None
-        self._land(id_, flight)
-        flight.resolve(entry)
-        return await self._hit(exchange, entry)
-
-    def _land(self, id_: str, flight: Flight) -> None:
-        if self._flights.get(id_) is flight:
-            del self._flights[id_]
+        """None if this exchange is the one that calls the provider."""
+        flight = ticket.flight = self._flights.record(exchange)
+        entry = await self._flights.lead(ticket.key.id, flight, lambda: self._look(ticket))
+        return await self._hit(exchange, entry) if entry is not None else None
 
     async def _join(self, exchange: Exchange, ticket: _Ticket, flight: Flight) -> Response | None:
         """Wait for the other one's answer; None if this client has to go on by itself."""
@@ -269,15 +214,11 @@ class ExactCache:
                 self._attribute(exchange, flight, None)
                 kept = await self._keep(exchange, response, ticket)
         finally:
-            self._land(ticket.key.id, flight)
-            exchange.on_answer.remove(flight.begin)
-            await flight.close(error)
-            if self._leases is not None:
-                await self._leases.give_back(_lease(ticket.key.id), kept=kept, failed=error is not None)
+            await self._flights.end(ticket.key.id, flight, kept=kept, error=error)
 
     def _attribute(self, exchange: Exchange, flight: Flight, seat: Seat | None) -> None:
         """Say who of those who shared an answer is charged how much of it, in nano-dollars."""
-        cost, clients = _cost_of(flight), flight.clients
+        cost, clients = flight.cost, flight.clients
         fact = exchange.facts.get("cache")
         if fact is None or flight.entry is not None or (clients < 2 if seat is None else seat.left):
             return
@@ -296,17 +237,8 @@ class ExactCache:
         if answer is None or not storable(exchange, response, answer, self._settings):
             return False
         entry = await to_entry(
-            exchange,
-            response,
-            answer,
-            key=ticket.key,
-            control=ticket.control,
-            ttl=ticket.ttl,
-            settings=self._settings,
+            exchange, response, answer, key=ticket.key, control=ticket.control, ttl=ticket.ttl, settings=self._settings
         )
-        first = exchange.targets[0].name if exchange.targets else ""
-        if self._settings.targets == "first" and entry.target != first:
-            return False  # a fallback answered in its place
         if self._write_guard.resting:
             return False
         if any(when > exchange.started_at and which.fits(entry) for when, which in self._purges):
@@ -360,22 +292,6 @@ class ExactCache:
             for model in rule.match.model:
                 if problem := self._gateway.unknown_model(model):
                     yield f"rules[{index}].match.model: {problem}"
-
-
-def _lease(id_: str) -> str:
-    return f"exact-cache:{{{id_}}}"
-
-
-def _cost_of(flight: Flight) -> int | None:
-    """What the provider took for the answer, in nano-dollars; None if unknown or not complete."""
-    response = flight.response
-    if response is None or not flight.complete:
-        return None
-    if response.cost is not None:
-        return response.cost.total
-    usage = response.stream.reader.usage if response.stream is not None else None
-    price = response.target.price if response.target is not None else None
-    return price.of(usage).total if usage is not None and price is not None else None
 
 
 def _not_cached() -> GatewayError:
