@@ -8,7 +8,6 @@ import json
 import pytest
 from junctor.faults import (
     FAULTS,
-    FaultyServer,
     answer,
     completion,
     error_event,
@@ -21,6 +20,7 @@ from junctor.faults import (
     trickle,
     wrong_length,
 )
+from junctor.faulty_server import FaultyServer
 
 
 async def ask(server: FaultyServer, *, stream: bool = False, patience: float = 5.0) -> bytes:

@@ -14,15 +14,18 @@ import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "tests"))
 
-from junctor.faults import Reply, answer, status  # noqa: E402
+from junctor.faults import answer, status  # noqa: E402
 from junctor.testing import Served, serving  # noqa: E402
 
 from conftest import Page, browsing, configured, providing  # noqa: E402
+
+if TYPE_CHECKING:
+    from junctor.faulty_server import Reply
 
 TEAMS = {
     "search": ["ranking", "summaries"],

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from junctor.faults import FaultyServer, answer
+from junctor.faults import answer
+from junctor.faulty_server import FaultyServer
 from junctor.testing import require, serving
 
 AXE = Path(__file__).parents[3] / "tests" / "node_modules" / "axe-core" / "axe.min.js"

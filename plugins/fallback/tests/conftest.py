@@ -14,7 +14,7 @@ from junctor_relay import Relay
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
-    from junctor.faults import FaultyServer
+    from junctor.faulty_server import FaultyServer
     from junctor.testing import Harness
 
 QUICK = {"base": 0.01, "by_kind": {}, "max": 0.05}

@@ -7,7 +7,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from junctor.faults import FaultyServer, answer, reset, slow, status
+from junctor.faults import answer, reset, slow, status
+from junctor.faulty_server import FaultyServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,7 +6,8 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from junctor.faults import FAULTS, FaultyServer, answer
+from junctor.faults import FAULTS, answer
+from junctor.faulty_server import FaultyServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

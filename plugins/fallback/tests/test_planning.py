@@ -9,7 +9,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from junctor.faults import FAULTS, Fault, FaultyServer, answer, silence, status
+from junctor.faults import FAULTS, answer, silence, status
+from junctor.faulty_server import Fault, FaultyServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

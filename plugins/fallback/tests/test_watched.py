@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from junctor import ConfigError, Exchange, ProviderKeys, hookimpl
-from junctor.faults import FaultyServer, answer, error_event, event, reset, silence, slow, status, stream_of
+from junctor.faults import answer, error_event, event, reset, silence, slow, status, stream_of
+from junctor.faulty_server import FaultyServer
 from junctor.testing import FakeProvider
 from junctor_fallback import Fallback
 

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from junctor.faults import FaultyServer
+from junctor.faulty_server import FaultyServer
 from junctor.testing import Recorder, free_port, require, wait_for_port
 from junctor_litellm import LiteLLM
 

@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import yaml
-from junctor.faults import FaultyServer, answer
+from junctor.faults import answer
+from junctor.faulty_server import FaultyServer
 from junctor.services import free_port
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from contextlib import ExitStack, asynccontextmanager
 
 import pytest
 from junctor import testing
-from junctor.faults import FaultyServer, answer, slow
+from junctor.faults import answer, slow
+from junctor.faulty_server import FaultyServer
 
 LIMITS = [
     {"name": "rph", "requests": 50, "window": "hour"},

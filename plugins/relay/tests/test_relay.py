@@ -4,7 +4,8 @@ import json
 
 import pytest
 from junctor import Target
-from junctor.faults import FaultyServer, completion
+from junctor.faults import completion
+from junctor.faulty_server import FaultyServer
 from junctor_relay import Relay
 
 BODY = {"model": "fast", "messages": [{"role": "user", "content": "hi"}]}
