@@ -11,7 +11,7 @@ from junctor import Client
 from junctor.testing import FakeProvider
 from junctor_quotas.queue import FairQueue, Full
 from junctor_quotas.settings import QueueSettings
-from junctor_quotas.store import Outcome
+from junctor_quotas.steps import Outcome
 
 
 class Place:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from junctor_quotas.answers import Overrun, limit_headers, refusal, store_down, waited
 from junctor_quotas.queue import Full
 from junctor_quotas.settlement import Amounts
-from junctor_quotas.store import Outcome, StoreDown
+from junctor_quotas.steps import Outcome
+from junctor_quotas.store import StoreDown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from junctor_quotas.queue import Queues
     from junctor_quotas.reports import Reports
     from junctor_quotas.slices import Slices
-    from junctor_quotas.store import Lease, Store
+    from junctor_quotas.steps import Lease
+    from junctor_quotas.store import Store
 
 __all__ = ["Booking", "Desk"]
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from junctor import Client
 
     from junctor_quotas.settings import QueueSettings
-    from junctor_quotas.store import Outcome
+    from junctor_quotas.steps import Outcome
 
 __all__ = ["FairQueue", "Full", "Queues"]
 

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 from junctor.state import StateUnavailable
 
 from junctor_quotas.limits import Claims
-from junctor_quotas.store import Lease, StoreDown
+from junctor_quotas.store import StoreDown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from junctor_quotas.limits import Claim
-    from junctor_quotas.store import Outcome, Store
+    from junctor_quotas.steps import Lease, Outcome
+    from junctor_quotas.store import Store
 
 __all__ = ["PERIOD", "Slices"]
 

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 from collections import OrderedDict
-from dataclasses import dataclass, field
 from itertools import islice
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any
@@ -14,66 +13,29 @@ from typing import TYPE_CHECKING, Any
 from junctor.errors import JunctorError
 from junctor.state import MemoryState, StateUnavailable
 
-from junctor_quotas.limits import CONCURRENCY, COUNTED, HELD, Claims
 from junctor_quotas.memory import RENEW, RESERVE, RESTORE, SETTLE
+from junctor_quotas.partitions import Partitions
+from junctor_quotas.steps import Lease, counts_of, outcome_of, reserving, settling
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from junctor.state import Script, State
 
-    from junctor_quotas.limits import Claim
+    from junctor_quotas.limits import Claims
+    from junctor_quotas.partitions import Partition
+    from junctor_quotas.steps import Outcome
 
-__all__ = ["Lease", "Outcome", "Store", "StoreDown"]
+__all__ = ["Store", "StoreDown"]
 
 _log = logging.getLogger("junctor.quotas")
 _MAX_PENDING = 10_000
-_MAX_PARTITIONS = 10_000
-_MAX_REMEMBERED = 20_000
 _BATCH = 100
 _TRIES = 4
 
 
 class StoreDown(JunctorError):
     """The store does not answer, and a limit that applies does not do without."""
-
-
-@dataclass(slots=True)
-class Lease:
-    """What one request holds: an amount of each claim, in their order. `local` when this worker alone holds it."""
-
-    id: str
-    claims: Claims
-    amounts: list[int]
-    local: bool = False
-    cautious: bool = False
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What the store said: per claim what is used, held, and the limit in force. `lease` is None for a refusal.
-
-    A refusal names the claim by its place and how long until there may be room, in seconds: -1 never in this window,
-    None not known.
-    """
-
-    counts: list[tuple[int, int, int]]
-    now: float
-    lease: Lease | None = None
-    refused: int = 0
-    wait: float | None = None
-    local: bool = False
-    admitted: bool = False
-    sliced: list[tuple[int, int, int]] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class _Partition:
-    """What this worker knows of the counters that share a hash tag, should the store forget them."""
-
-    epoch: str = ""
-    used: OrderedDict[str, tuple[int, float, Claim]] = field(default_factory=OrderedDict)
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Store:
@@ -90,7 +52,7 @@ class Store:
         self._local = MemoryState()
         self._leases: dict[str, Lease] = {}
         self._owed: OrderedDict[str, tuple[Lease, list[int]]] = OrderedDict()
-        self._partitions: OrderedDict[str, _Partition] = OrderedDict()
+        self._partitions = Partitions()
         self._worker = os.urandom(6).hex()
         self._number = 0
         self._offset = 0.0
@@ -146,9 +108,9 @@ class Store:
         """Turn what is held into what was used; for what is counted at once, 0 gives it back."""
         self._leases.pop(lease.id, None)
         if lease.local:
-            answer = await self._local.run(SETTLE, lease.claims.keys, self._settle_arguments(lease, finals, ""))
+            answer = await self._local.run(SETTLE, lease.claims.keys, settling(lease, finals))
             self._owe_local(lease, finals)
-            return _pairs(lease.claims, answer)
+            return counts_of(answer, lease.claims)
         try:
             answer = await self._settled(lease, finals)
         except StateUnavailable:
@@ -157,7 +119,7 @@ class Store:
         except asyncio.CancelledError:
             self._owe(lease, list(finals))
             raise
-        return _pairs(lease.claims, answer)
+        return counts_of(answer, lease.claims)
 
     # ---- the steps
 
@@ -179,18 +141,21 @@ class Store:
         except asyncio.CancelledError:
             self._take_back(lease)
             raise
-        return self._outcome(answer, lease)
+        outcome = outcome_of(answer, lease)
+        if outcome.lease is not None:
+            self._partitions.remember(lease.claims, outcome.counts, outcome.now)
+        return outcome
 
     def _take_back(self, lease: Lease) -> None:
         """Nobody heard the answer: the store may hold it all the same."""
         if lease.id not in self._leases:
             self._owe(Lease(lease.id, lease.claims, lease.amounts), [0] * len(lease.amounts))
 
-    async def _run_reserve(self, lease: Lease, more: Sequence[int], charge: Sequence[int], force: int = 0) -> Any:
+    async def _run_reserve(self, lease: Lease, more: Sequence[int], charge: Sequence[int]) -> Any:
         claims = lease.claims
         for _ in range(_TRIES):
             partition, expected = self._partition(claims.tag)
-            arguments = self._reserve_arguments(lease, more, charge, expected, force)
+            arguments = reserving(lease, more, charge, ttl=self._lease_ms, epoch=expected)
             answer = await self._state.run(RESERVE, claims.keys, arguments)
             if answer[0] == 3 and partition is not None:
                 await self._restore(claims, partition, expected, answer[2].decode())
@@ -201,101 +166,46 @@ class Store:
             return answer
         raise StateUnavailable("the store keeps forgetting")
 
-    def _reserve_arguments(
-        self, lease: Lease, more: Sequence[int], charge: Sequence[int], expected: str, force: int = 0
-    ) -> list[Any]:
-        arguments: list[Any] = [expected, lease.id, lease.id, self._lease_ms, force]
-        for claim, amount, used in zip(lease.claims.claims, more, charge, strict=True):
-            arguments += (claim.kind, used, amount, *(claim.cautious if lease.cautious else claim.row))
-        return arguments
-
     async def _settled(self, lease: Lease, finals: Sequence[int]) -> Any:
         for _ in range(_TRIES):
             partition, expected = self._partition(lease.claims.tag)
-            arguments = self._settle_arguments(lease, finals, expected)
+            arguments = settling(lease, finals, epoch=expected)
             answer = await self._state.run(SETTLE, lease.claims.keys, arguments)
             if answer[0] != 3 or partition is None:
                 return answer
             await self._restore(lease.claims, partition, expected, answer[2].decode())
         raise StateUnavailable("the store keeps forgetting")
 
-    def _settle_arguments(self, lease: Lease, finals: Sequence[int], expected: str) -> list[Any]:
-        arguments: list[Any] = [expected, lease.id, lease.id]
-        late = not lease.amounts
-        for claim, final in zip(lease.claims.claims, finals, strict=True):
-            kind = claim.kind
-            arguments += (HELD if late and kind == COUNTED else kind, final, *claim.settle)
-        return arguments
-
-    def _outcome(self, answer: Sequence[Any], lease: Lease) -> Outcome:
-        now = answer[1] / 1000
-        if answer[0] == 2:
-            return Outcome([], now)
-        if answer[0] == 0:
-            wait = answer[4]
-            seconds = -1.0 if wait == -1 else None if wait < 0 else wait / 1000
-            return Outcome(_triples(answer, 5), now, refused=answer[3] - 1, wait=seconds)
-        counts = _triples(answer, 3)
-        if not lease.local:
-            self._remember(lease.claims, counts, now)
-        return Outcome(counts, now, lease)
-
     # ---- a store that was away, or that forgot
 
     async def _take_local(self, lease: Lease, more: Sequence[int], charge: Sequence[int]) -> Outcome:
         lease.local = True
-        arguments = self._reserve_arguments(lease, more, charge, "")
-        for place, claim in enumerate(lease.claims.claims):
-            arguments[5 + place * 10 + 3] = self._local_share(claim)
-        outcome = self._outcome(await self._local.run(RESERVE, lease.claims.keys, arguments), lease)
+        hards = [self._partitions.share(claim, self._share) for claim in lease.claims.claims]
+        arguments = reserving(lease, more, charge, ttl=self._lease_ms, hards=hards)
+        outcome = outcome_of(await self._local.run(RESERVE, lease.claims.keys, arguments), lease)
         outcome.local = True
         if outcome.lease is not None:
             self.local_admissions += 1
         return outcome
 
-    def _local_share(self, claim: Claim) -> int:
-        hard = claim.row[0]
-        if claim.until:
-            partition = self._partitions.get(_tag_of(claim))
-            known = partition.used.get(claim.key) if partition is not None else None
-            hard -= known[0] if known is not None else 0
-        least = 1 if claim.limit.dimension in ("requests", "concurrency") and hard > 0 else 0
-        return max(least, hard // self._share)
-
-    def _partition(self, tag: str) -> tuple[_Partition | None, str]:
+    def _partition(self, tag: str) -> tuple[Partition | None, str]:
         if not self._state.shared:
             return None, ""
-        partition = self._partitions.get(tag)
-        if partition is None:
-            partition = self._partitions[tag] = _Partition()
-            if len(self._partitions) > _MAX_PARTITIONS:
-                self._partitions.popitem(last=False)
+        partition = self._partitions.of(tag)
         return partition, partition.epoch
 
-    def _remember(self, claims: Claims, counts: Sequence[tuple[int, int, int]], now: float) -> None:
-        partition = self._partitions.get(claims.tag)
-        if partition is None:
-            return
-        for claim, (used, _, _) in zip(claims.claims, counts, strict=False):
-            if claim.kind != CONCURRENCY:
-                partition.used[claim.key] = (used, now, claim)
-                partition.used.move_to_end(claim.key)
-        while len(partition.used) > _MAX_REMEMBERED:
-            partition.used.popitem(last=False)
-
-    async def _restore(self, claims: Claims, partition: _Partition, expected: str, epoch: str) -> None:
+    async def _restore(self, claims: Claims, partition: Partition, expected: str, epoch: str) -> None:
         """The store was restarted empty: give back to it what this worker knows, before anything is admitted."""
         async with partition.lock:
             if partition.epoch != expected:
                 return  # somebody else has done it
-            now = self.now()
-            known = [entry for entry in partition.used.values() if _current(entry[2], entry[1], now)]
+            known = partition.current(self.now())
             for start in range(0, max(1, len(known)), _BATCH):
                 batch = known[start : start + _BATCH]
                 arguments: list[Any] = [epoch]
-                for used, _, claim in batch:
+                for used, claim in batch:
                     arguments += (used, *claim.settle)
-                await self._state.run(RESTORE, [*claims.keys[:4], *(claim.key for _, _, claim in batch)], arguments)
+                await self._state.run(RESTORE, [*claims.keys[:4], *(claim.key for _, claim in batch)], arguments)
             partition.epoch = epoch
             running = [lease for lease in self._leases.values() if lease.claims.tag == claims.tag and not lease.local]
             for start in range(0, len(running), _BATCH):
@@ -303,7 +213,7 @@ class Store:
             _log.warning("the store had forgotten; %d counts and %d leases were put back", len(known), len(running))
 
     async def _put_back(self, lease: Lease, epoch: str) -> None:
-        arguments = self._reserve_arguments(lease, lease.amounts, [0] * len(lease.amounts), epoch, force=1)
+        arguments = reserving(lease, lease.amounts, [0] * len(lease.amounts), ttl=self._lease_ms, epoch=epoch, force=1)
         await self._state.run(RESERVE, lease.claims.keys, arguments)
 
     # ---- in the background
@@ -386,23 +296,3 @@ class Store:
     async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
         """Another step of the same store; raises `StateUnavailable`."""
         return await self._state.run(script, keys, arguments)
-
-
-def _tag_of(claim: Claim) -> str:
-    return claim.key.partition("{")[2].partition("}")[0]
-
-
-def _current(claim: Claim, seen: float, now: float) -> bool:
-    window = claim.limit.window
-    if claim.until:
-        return now * 1000 < claim.until
-    return window is not None and now - seen <= window.seconds
-
-
-def _triples(answer: Sequence[Any], start: int) -> list[tuple[int, int, int]]:
-    return [(answer[i], answer[i + 1], answer[i + 2]) for i in range(start, len(answer), 3)]
-
-
-def _pairs(claims: Claims, answer: Sequence[Any]) -> list[tuple[int, int, int]]:
-    rows = zip(claims.claims, range(3, len(answer), 2), strict=True)
-    return [(answer[i], answer[i + 1], claim.row[0]) for claim, i in rows]
