@@ -1,22 +1,17 @@
 """One record for every exchange, whatever became of it."""
 
-import asyncio
 from dataclasses import fields
 from datetime import UTC, datetime
 
 import pytest
 from junctor import (
-    ClientDisconnected,
-    DeadlineExceeded,
     ErrorKind,
-    NoTarget,
     ProviderError,
     Refused,
     Response,
     hookimpl,
 )
 from junctor.testing import FakeProvider, Recorder
-from junctor_logging.capture import outcome_of
 from junctor_logging.record import Entry, Record, encode, from_line
 
 BUSY = ProviderError("too busy", kind=ErrorKind.OVERLOADED, provider_status=503)
@@ -225,22 +220,6 @@ def test_overhead_is_the_cores_own():
     exchange = Exchange("x", Request(OPENAI, "chat", {}, "m"), started=100.0, first_byte=100.5)
     data = Builder({}, Redactor(Secrets())).build(Capturer().take(exchange, None, None))
     assert data["overhead_us"] == int(exchange.overhead * 1e6)
-
-
-@pytest.mark.parametrize(
-    ("error", "outcome"),
-    [
-        (ClientDisconnected("x"), ("cancelled", 499)),
-        (DeadlineExceeded("x"), ("timeout", 504)),
-        (NoTarget("x"), ("failed", 503)),
-        (BUSY, ("failed", 503)),
-        (Refused("x"), ("refused", 403)),
-        (asyncio.CancelledError(), ("cancelled", 503)),
-        (ValueError("x"), ("failed", 500)),
-    ],
-)
-def test_every_end_has_an_outcome_and_a_status(error, outcome):
-    assert outcome_of(error) == outcome
 
 
 async def test_a_line_of_the_file_becomes_the_same_record_again(logged, log):

@@ -48,7 +48,7 @@ def cached(gateway, tmp_path):
 async def ask(g, text, space):
     """Ask, and wait until the answer is stored."""
     answer = await g.chat(text, headers={"x-space": space})
-    await asyncio.wait_for(g.gateway.plugins.by_name["semantic_cache"]._answers.join(), 10)
+    await asyncio.wait_for(g.gateway.plugins.by_name["semantic_cache"].keeper.settled(), 10)
     return answer.headers["x-junctor-cache"]
 
 

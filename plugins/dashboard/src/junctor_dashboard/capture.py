@@ -5,11 +5,11 @@ Requests and errors themselves are not kept: they hold bodies, and tracebacks ho
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from junctor import ClientDisconnected, DeadlineExceeded, GatewayError, NoTarget, PluginFailed, ProviderError
+from junctor import GatewayError, ProviderError
+from junctor.outcome import outcome_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from junctor import Client, Exchange, Response, Target, Usage
     from junctor.prices import Cost
 
-__all__ = ["OUTCOMES", "AttemptTaken", "Taken", "outcome_of", "take"]
-
-OUTCOMES = ("answered", "cached", "refused", "failed", "timeout", "cancelled")
+__all__ = ["AttemptTaken", "Taken", "take"]
 
 
 class AttemptTaken(NamedTuple):
@@ -65,12 +63,7 @@ def take(exchange: Exchange, response: Response | None, error: BaseException | N
     request = exchange.request
     target = usage = finish = None
     error = exchange.as_told(error)
-    if error is not None:
-        outcome, status = outcome_of(error)
-    elif response is not None and response.cached is not None:
-        outcome, status = "cached", response.status
-    else:
-        outcome, status = "answered", 200 if response is None else response.status
+    outcome, status = outcome_of(response, error)
     if response is not None:
         target, usage, finish = response.target, response.usage, response.finish_reason
     return Taken(
@@ -107,21 +100,6 @@ def take(exchange: Exchange, response: Response | None, error: BaseException | N
         exchange.facts,
         exchange.timings,
     )
-
-
-def outcome_of(error: BaseException) -> tuple[str, int]:
-    """What became of an exchange that ended with this error, and the status that its client was given."""
-    if isinstance(error, ClientDisconnected):
-        return "cancelled", error.status_code
-    if isinstance(error, DeadlineExceeded):
-        return "timeout", error.status_code
-    if isinstance(error, (ProviderError, NoTarget, PluginFailed)):
-        return "failed", error.status_code
-    if isinstance(error, GatewayError):
-        return "refused", error.status_code
-    if isinstance(error, asyncio.CancelledError):
-        return "cancelled", 503
-    return "failed", 500
 
 
 def _error_of(error: BaseException) -> tuple[str, str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from junctor_dashboard.capture import OUTCOMES
+from junctor.outcome import OUTCOMES
+
 from junctor_dashboard.sketch import quantile, summed
 from junctor_dashboard.traffic import COST_MINUTES, SECONDS, SLOT
 

@@ -10,7 +10,9 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from junctor_dashboard.capture import OUTCOMES, take
+from junctor.outcome import OUTCOMES
+
+from junctor_dashboard.capture import take
 from junctor_dashboard.sketch import bucket
 from junctor_dashboard.story import cost_of, overhead_of, saved_of, story_of
 

@@ -6,7 +6,6 @@ queue is small.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from dataclasses import replace
@@ -14,7 +13,8 @@ from itertools import count
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from junctor import ClientDisconnected, DeadlineExceeded, GatewayError, NoTarget, PluginFailed, ProviderError, Response
+from junctor import GatewayError, ProviderError, Response
+from junctor.outcome import outcome_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from junctor_logging.content import Content
 
-__all__ = ["Captured", "Capturer", "outcome_of"]
+__all__ = ["Captured", "Capturer"]
 
 _ROOM = "logging"
 _SECRET_HEADERS = ("authorization", "x-api-key", "api-key", "x-goog-api-key", "cookie")
@@ -96,10 +96,7 @@ class Capturer:
         secrets: Sequence[str] = ()
         given = response or _NO_ANSWER
         error = exchange.as_told(error)
-        if error is not None:
-            outcome, status = outcome_of(error)
-        else:
-            outcome, status = "answered" if given.cached is None else "cached", given.status
+        outcome, status = outcome_of(response, error)
         if error is not None or content is not None or len(attempts) > 1:
             secrets = _secrets_of(request.headers)
             errors = {place: _error_of(a.error) for place, a in enumerate(attempts) if a.error is not None}
@@ -147,21 +144,6 @@ class Capturer:
 def _secrets_of(headers: Mapping[str, str]) -> Sequence[str]:
     found = [headers[name].split(" ")[-1] for name in _SECRET_HEADERS if headers.get(name)]
     return [value for value in found if len(value) >= 8]
-
-
-def outcome_of(error: BaseException) -> tuple[str, int]:
-    """What became of an exchange that ended with this error, and the status that the client was given."""
-    if isinstance(error, ClientDisconnected):
-        return "cancelled", error.status_code
-    if isinstance(error, DeadlineExceeded):
-        return "timeout", error.status_code
-    if isinstance(error, (ProviderError, NoTarget, PluginFailed)):
-        return "failed", error.status_code
-    if isinstance(error, GatewayError):
-        return "refused", error.status_code
-    if isinstance(error, asyncio.CancelledError):  # the gateway itself is going down
-        return "cancelled", 503
-    return "failed", 500
 
 
 def _error_of(error: BaseException) -> _Error:

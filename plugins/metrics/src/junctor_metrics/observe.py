@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from junctor import ClientDisconnected, DeadlineExceeded, GatewayError, NoTarget, PluginFailed, ProviderError, Refused
+from junctor import GatewayError, ProviderError, Refused
+from junctor.outcome import outcome_of
 
 from junctor_metrics.counts import OTHER, observe
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from junctor_metrics.counts import Registry
 
-__all__ = ["Observer", "kind_of", "outcome_of"]
+__all__ = ["Observer", "kind_of"]
 
 
 class Observer:
@@ -54,7 +55,7 @@ class Observer:
         model = request.model
         if model not in self._models:
             model = OTHER if model else ""
-        outcome = outcome_of(response, error)
+        outcome, _ = outcome_of(response, error)
         self._requests[model, request.operation, team, exchange.purpose, outcome][0] += 1
         settling = self._timings(exchange.timings)
         if error is not None:
@@ -153,21 +154,6 @@ class Observer:
         waited = exchange.headers.get("x-junctor-queue-ms")  # what the client is told of its wait
         if waited is not None:
             observe(self._waits[(team,)], self._waits.metric.bounds, float(waited) / 1000)
-
-
-def outcome_of(response: Response | None, error: BaseException | None) -> str:
-    """What became of an exchange: answered, cached, refused, failed, timeout or cancelled, as the log has it."""
-    if error is None:
-        return "cached" if response is not None and response.cached else "answered"
-    if isinstance(error, (ProviderError, NoTarget, PluginFailed)):
-        return "failed"
-    if isinstance(error, ClientDisconnected):
-        return "cancelled"
-    if isinstance(error, DeadlineExceeded):
-        return "timeout"
-    if isinstance(error, GatewayError):
-        return "refused"
-    return "failed" if isinstance(error, Exception) else "cancelled"
 
 
 def kind_of(error: BaseException) -> str:

@@ -13,10 +13,11 @@ from functools import lru_cache
 from random import getrandbits, random
 from typing import TYPE_CHECKING, Any, Self
 
-from junctor import ClientDisconnected, ConfigError, GatewayError, hookimpl
+from junctor import ClientDisconnected, ConfigError, hookimpl
+from junctor.outcome import outcome_of
 from junctor.secrets import Secrets, secrets_in
 
-from junctor_metrics.observe import kind_of, outcome_of
+from junctor_metrics.observe import kind_of
 from junctor_metrics.semantics import DURATION_BOUNDS, TOKEN_BOUNDS, attempt_attributes, operation_of, usage_points
 
 if TYPE_CHECKING:
@@ -138,9 +139,7 @@ class Tracer:
     def _server(self, exchange: Exchange, response: Response | None, error: BaseException | None) -> dict[str, Any]:
         client, request = exchange.client, exchange.request
         known = exchange.model is not None
-        status = 200 if response is None else response.status
-        if error is not None:
-            status = error.status_code if isinstance(error, GatewayError) else 500
+        outcome, status = outcome_of(response, error)
         hide = self._hidden
         cost = exchange.cost
         found = {
@@ -153,7 +152,7 @@ class Tracer:
             "junctor.project": client.project,
             "junctor.feature": hide(client.feature) if client.feature else "",
             "junctor.purpose": exchange.purpose,
-            "junctor.outcome": outcome_of(response, error),
+            "junctor.outcome": outcome,
             "junctor.cache": (response.cached or "") if response is not None else "",
             "junctor.attempts": len(exchange.attempts),
             "junctor.overhead_ms": round(exchange.overhead * 1000, 3),
