@@ -1,6 +1,6 @@
 """One record for every exchange, whatever became of it."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 
 import pytest
@@ -18,11 +18,12 @@ BUSY = ProviderError("too busy", kind=ErrorKind.OVERLOADED, provider_status=503)
 
 
 class Retry:
-    """Once the same target, then the next one."""
+    """Once the same target (made anew, as with a client's own keys), then the next one."""
 
     @hookimpl
     async def on_error(self, exchange, target, error):
-        return target if len(exchange.attempts) == 1 else exchange.targets[1] if len(exchange.attempts) == 2 else None
+        again, other = replace(target), exchange.targets[1]
+        return {1: again, 2: other}.get(len(exchange.attempts))
 
 
 class Facts:

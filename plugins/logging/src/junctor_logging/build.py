@@ -141,7 +141,7 @@ class Builder:
         before: Target | None = None
         for place, attempt in enumerate(taken.attempts):
             target = attempt.target
-            kind = attempt.of or ("first" if before is None else "retry" if before is target else "fallback")
+            kind = attempt.of or ("first" if before is None else "retry" if before == target else "fallback")
             if not attempt.of:
                 before = target
             error = taken.errors.get(place)

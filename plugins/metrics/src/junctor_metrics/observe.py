@@ -13,7 +13,7 @@ from junctor_metrics.counts import OTHER, observe
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from junctor import Attempt, Exchange, Model, Response, Usage
+    from junctor import Attempt, Exchange, Model, Response, Target, Usage
 
     from junctor_metrics.counts import Registry
 
@@ -92,7 +92,7 @@ class Observer:
             observe(self._first[(model,)], self._first.metric.bounds, exchange.first_byte - exchange.started)
 
     def _tried(self, exchange: Exchange, team: str) -> None:
-        before: str | None = None
+        before: Target | None = None
         for attempt in exchange.attempts:
             target, name = attempt.target, attempt.target.name
             if name not in self._targets:
@@ -100,8 +100,8 @@ class Observer:
             if attempt.of:
                 self._hedges[(name,)][0] += 1
             elif before is not None:
-                (self._retries if before == target.id else self._fallbacks)[(name,)][0] += 1
-            before = before if attempt.of else target.id
+                (self._retries if before == target else self._fallbacks)[(name,)][0] += 1
+            before = before if attempt.of else target
             outcome = "abandoned" if attempt.abandoned else "answered"
             if attempt.error is not None:
                 outcome = kind_of(attempt.error)
