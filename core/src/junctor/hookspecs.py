@@ -125,6 +125,9 @@ async def post_call(exchange: Exchange, response: Response | None, error: BaseEx
     complete here, and the client has its last byte. Plugins run in reverse order; an error is logged with the plugin's
     name, and the others still run.
 
+    Where others waited for the same answer, it may have come though this client has left: `error` is None then, and
+    `exchange.as_told(error)` is how it ended for the client. `junctor.outcome.outcome_of` puts that into one word.
+
         @hookimpl
         async def post_call(self, exchange, response, error):
             self.count[type(error).__name__ if error else "answered"] += 1
