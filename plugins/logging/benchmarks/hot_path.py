@@ -19,6 +19,7 @@ import resource
 import tempfile
 import time
 from pathlib import Path
+from random import getrandbits
 from typing import Any
 
 from junctor import Attempt, Client, Cost, Exchange, Request, Response, Target, Usage, config
@@ -81,6 +82,7 @@ class _Source:
         taken = list(itertools.islice(self._pool, count))
         for exchange, _ in taken:
             exchange.state.clear()
+            exchange.id = f"{getrandbits(128):032x}"  # as the core makes it: each goes to another place of an index
         return taken
 
 

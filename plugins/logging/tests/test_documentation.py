@@ -1,7 +1,6 @@
 """The documentation says what the code does: every field, every example, every setting."""
 
 import re
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ from junctor_logging.costs import DIMENSIONS
 from junctor_logging.record import SCHEMA, AttemptLine, Money, Price, Record, Tokens
 from junctor_logging.settings import ContentRule, LoggingSettings, SpoolSettings
 from junctor_logging.sinks import read_sinks
+from msgspec.structs import fields
 
 PACKAGE = Path(__file__).parents[1]
 DOCS = PACKAGE.parents[1] / "docs"

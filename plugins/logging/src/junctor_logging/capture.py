@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import count
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from junctor import GatewayError, ProviderError, Response
 from junctor.outcome import outcome_of
@@ -32,7 +32,8 @@ _Error = dict[str, Any]
 _NO_ERRORS: Mapping[int, _Error] = MappingProxyType({})
 
 
-class Captured(NamedTuple):
+@dataclass(slots=True)
+class Captured:
     """One exchange; times are `time.monotonic()`, but `started_at`. `errors` are those of the attempts, by their place.
 
     `secrets` are this request's own, to be kept out of its record.
@@ -103,41 +104,39 @@ class Capturer:
         # An error holds its traceback, and that the frames with the bodies.
         kept = [a if a.error is None else replace(a, error=None) for a in attempts]
         stream = given.stream
-        return Captured._make(
-            (
-                self.record_of(exchange),
-                exchange.id,
-                exchange.started_at,
-                exchange.started,
-                exchange.first_byte,
-                time.monotonic(),
-                exchange.purpose,
-                "" if parent is None else parent.id,
-                "" if parent is None else self.record_of(parent),
-                exchange.client,
-                request.wire.name,
-                request.operation,
-                request.path,
-                request.model,
-                request.stream,
-                request.headers.get("traceparent"),
-                request.size,
-                len(given.body) if stream is None else stream.size,
-                outcome,
-                status,
-                None if error is None else _error_of(error),
-                given.target,
-                given.model,
-                given.finish_reason,
-                given.cached,
-                given.usage,
-                kept,
-                errors,
-                exchange.facts.copy(),
-                exchange.timings.copy(),
-                secrets,
-                content,
-            )
+        return Captured(
+            self.record_of(exchange),
+            exchange.id,
+            exchange.started_at,
+            exchange.started,
+            exchange.first_byte,
+            time.monotonic(),
+            exchange.purpose,
+            "" if parent is None else parent.id,
+            "" if parent is None else self.record_of(parent),
+            exchange.client,
+            request.wire.name,
+            request.operation,
+            request.path,
+            request.model,
+            request.stream,
+            request.headers.get("traceparent"),
+            request.size,
+            len(given.body) if stream is None else stream.size,
+            outcome,
+            status,
+            None if error is None else _error_of(error),
+            given.target,
+            given.model,
+            given.finish_reason,
+            given.cached,
+            given.usage,
+            kept,
+            errors,
+            exchange.facts.copy(),
+            exchange.timings.copy(),
+            secrets,
+            content,
         )
 
 

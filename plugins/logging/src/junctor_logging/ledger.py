@@ -103,9 +103,10 @@ class Ledger:
             connection.exec_driver_sql(self._insert[table.name], rows)
 
     def _fresh_prices(self, batch: Sequence[Entry]) -> dict[str, tuple[Any, ...]]:
-        prices = [attempt["price"] for entry in batch for attempt in entry.data["attempts"]]
-        fresh = {price["id"]: price for price in prices if price is not None and price["id"] not in self._prices}
-        return {name: tuple(price.get(column.name) for column in tables.prices.c) for name, price in fresh.items()}
+        prices = [attempt.price for entry in batch for attempt in entry.brief.attempts]
+        fresh = {price.id: price for price in prices if price is not None and price.id not in self._prices}
+        columns = [column.name for column in tables.prices.c]
+        return {name: tuple(getattr(price, column) for column in columns) for name, price in fresh.items()}
 
     def _clean(self, connection: Connection) -> None:
         """Delete what is over its time, a piece at a time."""
@@ -142,7 +143,7 @@ def _insert(table: Table, dialect: Any) -> str:
 
 
 def _content(entry: Entry) -> tuple[Any, ...] | None:
-    content = entry.data["content"]
+    content = entry.content
     if content is None:
         return None
     return (entry.key, entry.at + int(content.get("retention", 0)) * 1000, orjson.dumps(content).decode())

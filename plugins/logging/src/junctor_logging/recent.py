@@ -53,9 +53,7 @@ class Recent:
             self._ring.extend(seen)
         loop = self._loop
         if self._watchers and loop is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(
-                self._tell, [orjson.dumps(one.data, default=str, option=orjson.OPT_UTC_Z) for one in seen]
-            )
+            loop.call_soon_threadsafe(self._tell, [orjson.dumps(one.data) for one in seen])
 
     def _tell(self, lines: Sequence[bytes]) -> None:
         for watcher in self._watchers:
@@ -71,7 +69,7 @@ class Recent:
             place = next((place for place, one in enumerate(ring) if one.key == before), 0)
             ring = ring[:place]
         for one in reversed(ring):
-            if all(one.data[name] == value for name, value in where.items()):
+            if all(getattr(one.brief, name) == value for name, value in where.items()):
                 found.append(one)
                 if len(found) == limit:
                     break

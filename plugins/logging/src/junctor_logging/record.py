@@ -5,11 +5,13 @@ Times are integer microseconds, sizes bytes, money integer nano-dollars (1e-9 US
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, field, fields
 from datetime import datetime
 from typing import Any
 
+import msgspec
 import orjson
+from msgspec import NODEFAULT, Struct, field
+from msgspec.structs import fields
 
 __all__ = [
     "SCHEMA",
@@ -28,8 +30,12 @@ SCHEMA = 1
 """Rises when a field changes its meaning or goes away; a new field does not change it."""
 
 
-@dataclass(slots=True)
-class Tokens:
+def _written(value: Any) -> Any:
+    """A default that stands in the line: only one that is not made anew is left out of it."""
+    return field(default_factory=lambda: value)
+
+
+class Tokens(Struct, gc=False):
     """Tokens as the provider counted them; `input` and `output` are the whole, the others are parts of these."""
 
     input: int = 0
@@ -40,8 +46,7 @@ class Tokens:
     estimated: bool = False
 
 
-@dataclass(slots=True)
-class Money:
+class Money(Struct, gc=False):
     """Nano-dollars at list price, in the parts that a provider bills; `billed` is the total after the discount."""
 
     input: int = 0
@@ -52,8 +57,7 @@ class Money:
     billed: int = 0
 
 
-@dataclass(slots=True)
-class Price:
+class Price(Struct, omit_defaults=True):
     """The price that was used: nano-dollars per million tokens. `id` is a digest of the rest."""
 
     id: str
@@ -63,17 +67,16 @@ class Price:
     cache_read: int | None = None
     cache_write: int | None = None
     above_tokens: int | None = None
-    discount: float = 0.0
+    discount: float = _written(0.0)
 
 
-@dataclass(slots=True)
-class AttemptLine:
+class AttemptLine(Struct, omit_defaults=True):
     """One call of one target. `kind` is `first`, `retry` (same target), `fallback` (another one) or `hedge`."""
 
     target: str = ""
     provider: str = ""
     key_id: str = ""
-    kind: str = "first"
+    kind: str = _written("first")
     started_us: int = 0
     duration_us: int = 0
     first_byte_us: int | None = None
@@ -84,8 +87,7 @@ class AttemptLine:
     price: Price | None = None
 
 
-@dataclass(slots=True)
-class Record:
+class Record(Struct, omit_defaults=True):
     """One exchange.
 
     `record` is unique; `id` is the request's id as the client sees it, which a client may choose and repeat. `outcome`
@@ -96,7 +98,7 @@ class Record:
     record: str
     id: str
     time: datetime
-    schema: int = SCHEMA
+    schema: int = _written(SCHEMA)
     instance: str = ""
     trace_id: str = ""
     purpose: str = ""
@@ -115,8 +117,8 @@ class Record:
     path: str = ""
     model: str = ""
     stream: bool = False
-    outcome: str = "answered"
-    status: int = 200
+    outcome: str = _written("answered")
+    status: int = _written(200)
     error: dict[str, Any] | None = None
     cancelled: bool = False
     finish_reason: str = ""
@@ -142,77 +144,83 @@ class Record:
 
 
 class Entry:
-    """A record on its way: `data` has all its fields as plain values, `line` is what is written (JSON, no line end).
+    """A record on its way: `line` is what is written (JSON, no line end), `at` is milliseconds since the epoch.
 
-    `at` is the time in milliseconds since the epoch. In the line, fields that are empty, zero or false are left out.
+    `brief` is the record without what may hold anything: `cache`, `quota`, `route` and `facts` are in the line only,
+    `content` stands beside it. `record` and `data` are the whole, read from the line: for those who want it, not speed.
     """
 
-    __slots__ = ("at", "data", "line")
+    __slots__ = ("at", "brief", "content", "line")
 
-    def __init__(self, data: dict[str, Any], line: bytes, at: int) -> None:
-        self.data = data
+    def __init__(self, brief: Record, line: bytes, at: int, content: dict[str, Any] | None = None) -> None:
+        self.brief = brief
         self.line = line
         self.at = at
+        self.content = content
 
     @property
     def key(self) -> str:
         """What makes the record unique."""
-        key: str = self.data["record"]
-        return key
+        return self.brief.record
+
+    @property
+    def id(self) -> str:
+        """The request's id, as the client sees it."""
+        return self.brief.id
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """All fields as plain values."""
+        given: dict[str, Any] = orjson.loads(self.line)
+        data: dict[str, Any] = {**_RECORD, "tags": {}, "timings_us": {}, "facts": {}} | given
+        data["attempts"] = [{**_ATTEMPT, **attempt} for attempt in given.get("attempts", ())]
+        return data
 
     @property
     def record(self) -> Record:
-        """The same as an object; for sinks that want types and not speed."""
-        data = dict(self.data)
-        time = data["time"]
-        data["time"] = time if isinstance(time, datetime) else datetime.fromisoformat(time)
-        data["usage"] = _made(Tokens, data["usage"])
-        data["cost"] = _made(Money, data["cost"])
-        data["attempts"] = [_attempt(attempt) for attempt in data["attempts"]]
-        return Record(**data)
+        """All fields as an object."""
+        return from_line(self.line).brief
 
 
-def _attempt(data: dict[str, Any]) -> AttemptLine:
-    parts = {"usage": Tokens, "cost": Money, "price": Price}
-    return AttemptLine(**data | {key: _made(kind, data[key]) for key, kind in parts.items()})
-
-
-def _made(kind: Any, data: dict[str, Any] | None) -> Any:
-    return None if data is None else kind(**data)
-
-
-def _defaults(kind: Any) -> dict[str, Any]:
-    """Of each field that has one; a list or an object is made anew by whoever uses this."""
+def _defaults(kind: type[Struct]) -> dict[str, Any]:
+    """Of each field, in their order; None for one that has none. Who uses them makes lists and objects anew."""
     found: dict[str, Any] = {}
     for one in fields(kind):
-        if one.default_factory is not MISSING:
+        if one.default_factory is not NODEFAULT:
             found[one.name] = one.default_factory()
-        elif one.default is not MISSING:
-            found[one.name] = one.default
+        else:
+            found[one.name] = None if one.default is NODEFAULT else one.default
     return found
 
 
 _RECORD = _defaults(Record)
 _ATTEMPT = _defaults(AttemptLine)
-_OPTIONS = orjson.OPT_UTC_Z
-_ODD = orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS
 
 
-def encode(data: dict[str, Any]) -> bytes:
-    """All fields of a record as its line."""
-    kept = {name: value for name, value in data.items() if value}
-    attempts = data["attempts"]
-    if attempts:
-        kept["attempts"] = [{name: value for name, value in one.items() if value} for one in attempts]
+def encode(brief: Record, told: dict[str, Any]) -> bytes:
+    """A record as its line; `told` are the fields that may hold anything. What is empty is left out."""
     try:
-        return orjson.dumps(kept, default=_shown, option=_OPTIONS)
+        line = _ENCODER.encode(brief)
+    except UnicodeEncodeError:  # a lone surrogate in a client's text
+        line = _plain(msgspec.to_builtins(brief))
+    kept = {name: value for name, value in told.items() if value}
+    return line[:-1] + b"," + _plain(kept)[1:] if kept else line
+
+
+def _plain(value: dict[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(value, default=_shown, option=orjson.OPT_UTC_Z)
     except TypeError:  # a lone surrogate in a client's text, or a key that is no text
-        return orjson.dumps(_without_surrogates(kept), default=_shown, option=_ODD)
+        return orjson.dumps(_without_surrogates(value), default=_shown, option=_ODD)
 
 
 def _shown(value: object) -> Any:
     """What a plugin left in the facts that is not JSON: shown as text, so that a record is never lost for it."""
     return sorted(map(str, value)) if isinstance(value, (set, frozenset)) else str(value)[:1000]
+
+
+_ENCODER = msgspec.json.Encoder(enc_hook=_shown)
+_ODD = orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS
 
 
 def _without_surrogates(value: Any) -> Any:
@@ -225,20 +233,28 @@ def _without_surrogates(value: Any) -> Any:
 
 def from_line(line: bytes) -> Entry:
     """The entry that was written as this line; raises ValueError for what is none."""
-    given = orjson.loads(line)
     try:
-        at = int(datetime.fromisoformat(given["time"]).timestamp() * 1000)
-        data = {"record": given["record"], "id": "", "time": "", **_RECORD}
-        data |= {"tags": {}, "timings_us": {}, "facts": {}} | given
-        data["attempts"] = [{**_ATTEMPT, **attempt} for attempt in given.get("attempts", ())]
+        record = _made(Record, orjson.loads(line))
+        record.time = datetime.fromisoformat(str(record.time))
+        record.attempts = [_made(AttemptLine, attempt) for attempt in record.attempts]
+        for one in (record, *record.attempts):
+            one.usage, one.cost = _made(Tokens, one.usage), _made(Money, one.cost)
+        for attempt in record.attempts:
+            attempt.price = _made(Price, attempt.price)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a record: {error}") from error
-    return Entry(data, line, at)
+    return Entry(record, line, int(record.time.timestamp() * 1000), record.content)
+
+
+def _made(kind: Any, data: Any) -> Any:
+    """Without a look at the types, and at fields that are not known: what was written is not lost for them."""
+    known = kind.__struct_fields__
+    return None if data is None else kind(**{name: value for name, value in data.items() if name in known})
 
 
 def without_content(entry: Entry) -> Entry:
     """The same without prompt and answer."""
-    if entry.data["content"] is None:
+    if entry.content is None:
         return entry
-    data = {**entry.data, "content": None}
-    return Entry(data, encode(data), entry.at)
+    left = {name: value for name, value in orjson.loads(entry.line).items() if name != "content"}
+    return from_line(orjson.dumps(left))

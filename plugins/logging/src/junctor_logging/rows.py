@@ -7,7 +7,7 @@ exchanges, as the sum of `cost` counts money.
 
 from __future__ import annotations
 
-from operator import itemgetter
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -15,49 +15,48 @@ import orjson
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from junctor_logging.record import Entry
+    from junctor_logging.record import AttemptLine, Entry
 
 __all__ = ["exchange_row", "line_rows"]
 
 Row = tuple[Any, ...]
-_STORY = itemgetter("purpose", "team", "model", "outcome", "status")
-_WHOSE = itemgetter("purpose", "team", "project", "feature", "key_id", "client", "end_user")
-_WHERE = itemgetter("provider", "target", "key_id")
-_TOKENS = itemgetter("input", "output", "cache_read", "cache_write", "reasoning")
-_MONEY = itemgetter("total", "billed", "input", "output", "cache_read", "cache_write")
+_STORY = attrgetter("purpose", "team", "model", "outcome", "status")
+_WHOSE = attrgetter("purpose", "team", "project", "feature", "key_id", "client", "end_user")
+_WHERE = attrgetter("provider", "target", "key_id")
+_TOKENS = attrgetter("input", "output", "cache_read", "cache_write", "reasoning")
+_MONEY = attrgetter("total", "billed", "input", "output", "cache_read", "cache_write")
 _NO_TOKENS = (0, 0, 0, 0, 0)
 _NO_MONEY = (None, None, 0, 0, 0, 0)
 
 
 def exchange_row(entry: Entry) -> Row:
     """For the table `exchanges`. Times are milliseconds since the epoch."""
-    data = entry.data
-    return (data["record"], data["id"], entry.at, *_STORY(data), entry.line.decode())
+    brief = entry.brief
+    return (brief.record, brief.id, entry.at, *_STORY(brief), entry.line.decode())
 
 
 def line_rows(entry: Entry) -> Iterator[Row]:
     """For the table `lines`."""
-    data = entry.data
-    record, at, attempts = data["record"], entry.at, data["attempts"]
-    tags = orjson.dumps(data["tags"]).decode() if data["tags"] else None
-    whose = (*_WHOSE(data), tags, data["model"])
-    cached = data["outcome"] == "cached"
+    brief, at = entry.brief, entry.at
+    record, attempts = brief.record, brief.attempts
+    tags = orjson.dumps(brief.tags).decode() if brief.tags else None
+    whose = (*_WHOSE(brief), tags, brief.model)
+    cached = brief.outcome == "cached"
     if cached or not attempts:
-        where = (data["provider"], data["target"], "", data["answered_model"], data["outcome"], 0, 0)
-        figures = (*_NO_TOKENS, *_NO_MONEY, data["saved"], 0, None)
+        where = (brief.provider, brief.target, "", brief.answered_model, brief.outcome, 0, 0)
+        figures = (*_NO_TOKENS, *_NO_MONEY, brief.saved, 0, None)
         yield (record, 0, at, "cache" if cached else "none", 1, *whose, *where, *figures)
     last = 0 if cached else len(attempts)
     for number, attempt in enumerate(attempts, 1):
         requests = 1 if number == last else 0
-        yield (record, number, at, attempt["kind"], requests, *whose, *_attempt(attempt, data["answered_model"]))
+        yield (record, number, at, attempt.kind, requests, *whose, *_attempt(attempt, brief.answered_model))
 
 
-def _attempt(attempt: dict[str, Any], answered_model: str) -> Row:
-    usage, cost, price = attempt["usage"], attempt["cost"], attempt["price"]
-    abandoned = attempt["abandoned"]
-    if abandoned:
+def _attempt(attempt: AttemptLine, answered_model: str) -> Row:
+    usage, cost, price = attempt.usage, attempt.cost, attempt.price
+    if attempt.abandoned:
         model, outcome = "", "abandoned"
-    elif attempt["error"] is None:
+    elif attempt.error is None:
         model, outcome = answered_model, "answered"
     else:
         model, outcome = "", "failed"
@@ -65,11 +64,11 @@ def _attempt(attempt: dict[str, Any], answered_model: str) -> Row:
         *_WHERE(attempt),
         model,
         outcome,
-        1 if abandoned else 0,
-        1 if usage is not None and usage["estimated"] else 0,
+        1 if attempt.abandoned else 0,
+        1 if usage is not None and usage.estimated else 0,
         *(_NO_TOKENS if usage is None else _TOKENS(usage)),
         *(_NO_MONEY if cost is None else _MONEY(cost)),
         0,
         1 if cost is None and usage is not None else 0,
-        None if price is None else price["id"],
+        None if price is None else price.id,
     )
