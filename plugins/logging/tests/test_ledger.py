@@ -1,6 +1,7 @@
 """The SQL ledger: its tables, its idempotence, its ends."""
 
 import asyncio
+import contextlib
 import json
 import sqlite3
 import subprocess
@@ -137,6 +138,20 @@ def test_can_be_taken_back(tmp_path):
         connection.commit()
         assert inspect(connection).get_table_names() == ["alembic_version"]
     engine.dispose()
+
+
+@pytest.mark.parametrize(("begun", "then"), [(None, 8192), (4096, 4096)])
+def test_a_new_file_has_large_pages_and_an_old_one_keeps_its_own(tmp_path, begun, then):
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    if begun is not None:
+        with contextlib.closing(sqlite3.connect(tmp_path / "ledger.db")) as old:
+            old.executescript(f"pragma page_size={begun}; pragma journal_mode=wal; create table other (x)")
+    one = Ledger(LedgerSettings(url=url), Context(tmp_path, "ledger"))
+    one.open()
+    one.write([entry(1)], again=False)
+    one.close()
+    assert ask(url, "pragma page_size") == [(then,)]
+    assert ask(url, "select count(*) from lines") == [(1,)]
 
 
 @pytest.mark.parametrize("url", ["nonsense", "mysql://u:secretpw@h/d", "postgresql://u:secret pw@@@h:port/d"])

@@ -56,7 +56,9 @@ def connect(url: URL) -> Engine:
 def _prepare_sqlite(connection: Any, _record: object) -> None:
     cursor = connection.cursor()
     # Readers do not hold up the writer. NORMAL: a killed process loses nothing, a power cut the last transactions.
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "cache_size=-16000", "wal_autocheckpoint=4000"):
+    # Pages of 8 KiB, which only a new file takes on, hold a few whole stories: less is written twice.
+    pragmas = ("page_size=8192", "journal_mode=WAL", "synchronous=NORMAL", "cache_size=-16000")
+    for pragma in (*pragmas, "wal_autocheckpoint=4000"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 
