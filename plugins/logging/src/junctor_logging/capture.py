@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from junctor import GatewayError, ProviderError, Response
 from junctor.outcome import outcome_of
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,11 +33,11 @@ _Error = dict[str, Any]
 _NO_ERRORS: Mapping[int, _Error] = MappingProxyType({})
 
 
-@dataclass(slots=True)
-class Captured:
+class Captured(Struct, gc=False, eq=False):
     """One exchange; times are `time.monotonic()`, but `started_at`. `errors` are those of the attempts, by their place.
 
-    `secrets` are this request's own, to be kept out of its record.
+    `secrets` are this request's own, to be kept out of its record. Nothing in it leads back to it, so it is none of the
+    garbage collector's business, which would look at it several times while it waits.
     """
 
     record: str

@@ -1,6 +1,7 @@
 """The record: what is known of one exchange when it is over. Its schema is in `docs/logging.md`, checked by a test.
 
-Times are integer microseconds, sizes bytes, money integer nano-dollars (1e-9 US dollar).
+Times are integer microseconds, sizes bytes, money integer nano-dollars (1e-9 US dollar). Nothing in a record leads back
+to it, so all of this is kept from the garbage collector (`gc=False`), which takes its time from the requests.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class Money(Struct, gc=False):
     billed: int = 0
 
 
-class Price(Struct, omit_defaults=True):
+class Price(Struct, omit_defaults=True, gc=False):
     """The price that was used: nano-dollars per million tokens. `id` is a digest of the rest."""
 
     id: str
@@ -70,7 +71,7 @@ class Price(Struct, omit_defaults=True):
     discount: float = _written(0.0)
 
 
-class AttemptLine(Struct, omit_defaults=True):
+class AttemptLine(Struct, omit_defaults=True, gc=False):
     """One call of one target. `kind` is `first`, `retry` (same target), `fallback` (another one) or `hedge`."""
 
     target: str = ""
@@ -87,7 +88,7 @@ class AttemptLine(Struct, omit_defaults=True):
     price: Price | None = None
 
 
-class Record(Struct, omit_defaults=True):
+class Record(Struct, omit_defaults=True, gc=False):
     """One exchange.
 
     `record` is unique; `id` is the request's id as the client sees it, which a client may choose and repeat. `outcome`
@@ -143,20 +144,17 @@ class Record(Struct, omit_defaults=True):
     content: dict[str, Any] | None = None
 
 
-class Entry:
+class Entry(Struct, gc=False, eq=False):
     """A record on its way: `line` is what is written (JSON, no line end), `at` is milliseconds since the epoch.
 
     `brief` is the record without what may hold anything: `cache`, `quota`, `route` and `facts` are in the line only,
     `content` stands beside it. `record` and `data` are the whole, read from the line: for those who want it, not speed.
     """
 
-    __slots__ = ("at", "brief", "content", "line")
-
-    def __init__(self, brief: Record, line: bytes, at: int, content: dict[str, Any] | None = None) -> None:
-        self.brief = brief
-        self.line = line
-        self.at = at
-        self.content = content
+    brief: Record
+    line: bytes
+    at: int
+    content: dict[str, Any] | None = None
 
     @property
     def key(self) -> str:
