@@ -1,5 +1,6 @@
 """What happens to records when a sink does not take them: they wait, and arrive once."""
 
+import os
 import threading
 import time
 from collections import Counter
@@ -65,6 +66,20 @@ def wait(condition):
 
 def down(batch):
     raise Unavailable("no")
+
+
+def test_what_is_on_its_way_to_the_disk_is_waiting_too(pump, monkeypatch):
+    disk, sync = threading.Event(), os.fdatasync
+    monkeypatch.setattr(os, "fdatasync", lambda file: disk.wait(10) and sync(file))
+    sink = Sink()
+    one = pump(sink)
+    sink.fail = down
+    one.offer(entries(1, 2))
+    wait(lambda: one.counts["failures"])
+    time.sleep(0.05)
+    assert one.waiting == 2
+    disk.set()
+    wait(lambda: one.counts["spooled"] == one.waiting == 2)
 
 
 def test_records_wait_on_disk_while_the_sink_is_down_and_arrive_once(pump, tmp_path):

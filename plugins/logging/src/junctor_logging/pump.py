@@ -52,6 +52,7 @@ class Pump:
         self._orphans: list[Spool] = []
         self._inbox: deque[Entry] = deque()
         self._in_flight: list[Entry] = []
+        self._on_the_way = 0  # to the disk
         self._guard = threading.Lock()
         self._wake = threading.Event()
         self._over = threading.Event()
@@ -70,7 +71,7 @@ class Pump:
     @property
     def waiting(self) -> int:
         """Records that are in memory or in the spool, and not yet in the sink."""
-        return len(self._inbox) + len(self._in_flight) + self._spool.lines
+        return len(self._inbox) + len(self._in_flight) + self._on_the_way + self._spool.lines
 
     def offer(self, entries: Sequence[Entry]) -> None:
         """Take a batch, from the writer's thread. Never waits for the sink; may write to the spool."""
@@ -163,14 +164,18 @@ class Pump:
         written = self._deliver(batch, again=False)
         with self._guard:
             left = [] if self._given_up else batch[written:]
+            self._on_the_way = len(left)
             self._in_flight = []
         self._to_spool(left)
+        self._on_the_way = 0
 
     def _spool_inbox(self) -> None:
         with self._guard:
             entries = list(self._inbox)
+            self._on_the_way = len(entries)
             self._inbox.clear()
         self._to_spool(entries)
+        self._on_the_way = 0
         if self._inbox and not self._closing:  # the disk does not take them either
             self._wake.wait(min(1.0, max(0.001, self._retry_at - time.monotonic())))
             self._wake.clear()
