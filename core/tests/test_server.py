@@ -95,6 +95,17 @@ async def test_echoes_the_clients_request_id_and_makes_one_where_it_is_unfit(gat
     assert [exchange.id for exchange, *_ in recorder.ended] == ["abc-123", unfit.headers["x-request-id"]]
 
 
+async def test_ids_that_the_gateway_makes_sort_by_time(gateway):
+    recorder = Recorder()
+    async with gateway(FakeProvider(), recorder) as g:
+        for _ in range(3):
+            await g.chat()
+            await asyncio.sleep(0.002)
+    ids = [exchange.id for exchange, *_ in recorder.ended]
+    assert ids == sorted(ids)
+    assert len({one[12:] for one in ids}) == 3
+
+
 async def test_parameters_that_the_gateway_does_not_know_reach_the_provider(gateway):
     provider = FakeProvider()
     async with gateway(provider) as g:

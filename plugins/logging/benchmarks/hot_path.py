@@ -19,7 +19,6 @@ import resource
 import tempfile
 import time
 from pathlib import Path
-from random import getrandbits
 from typing import Any
 
 from junctor import Attempt, Client, Cost, Exchange, Request, Response, Target, Usage, config
@@ -76,13 +75,14 @@ class _Source:
     """Exchanges that have just ended; a few, over and over: those of real requests are in the CPU's cache too."""
 
     def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
         self._pool = itertools.cycle([_exchange(number, gateway.models["fast"].targets[0]) for number in range(64)])
 
     def next(self, count: int) -> list[tuple[Exchange, Response]]:
         taken = list(itertools.islice(self._pool, count))
         for exchange, _ in taken:
             exchange.state.clear()
-            exchange.id = f"{getrandbits(128):032x}"  # as the core makes it: each goes to another place of an index
+            exchange.id = self._gateway.exchange(exchange.request).id  # a fresh one: it goes into an index
         return taken
 
 

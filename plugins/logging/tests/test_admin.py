@@ -51,6 +51,12 @@ async def test_costs_are_the_same_as_on_the_command_line(served):
     assert answer.body.splitlines()[1].startswith(b"b,1,1,7,5,")
 
 
+async def test_costs_can_be_asked_for_before_the_first_request(served):
+    async with served() as g:
+        found = await get(g, "/admin/costs")
+    assert found["rows"] == []
+
+
 @pytest.mark.parametrize("path", ["/admin/costs", "/admin/exchanges", "/admin/exchanges/stream"])
 async def test_nobody_sees_it_without_the_admin_key(served, path):
     async with served() as g:
@@ -143,6 +149,7 @@ async def test_another_plugin_can_ask_for_costs_and_records(served):
     async with served() as g:
         await g.chat(headers={"x-request-id": "asked"})
         await get(g, "/admin/exchanges", exchanges=1)
+        await get(g, "/admin/costs")
         plugin = g.gateway.plugins.by_name["logging"]
         (found,) = await plugin.find(5, {"id": "asked"})
         costs = await plugin.costs(["model"], 0)

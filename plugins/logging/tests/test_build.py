@@ -146,3 +146,12 @@ def test_a_line_of_a_newer_gateway_is_taken_as_it_is():
     entry = from_line(orjson.dumps(given | {"attempts": [{"target": "a", "new": 1}]}))
     assert (entry.key, entry.brief.usage.input, entry.brief.attempts[0].target) == ("r", 1.5, "a")
     assert entry.data["new"] == 1
+
+
+def test_an_attempt_that_failed_says_so_though_the_exchange_was_answered():
+    error = ProviderError("too busy", kind=ErrorKind.OVERLOADED, provider_status=503)
+    exchange = Exchange("x", Request(OPENAI, "chat", {}, "m"), started=100.0)
+    exchange.attempts = [Attempt(Target("fake", "one"), 100.1, ended=100.2, error=error)]
+    entry = Builder({}, Redactor(Secrets())).build(Capturer().take(exchange, Response(b"stale"), None))
+    assert entry.data["outcome"] == "answered"
+    assert entry.data["attempts"][0]["error"]["kind"] == "overloaded"

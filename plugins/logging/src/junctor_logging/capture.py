@@ -99,7 +99,7 @@ class Capturer:
         given = response or _NO_ANSWER
         error = exchange.as_told(error)
         outcome, status = outcome_of(response, error)
-        if error is not None or content is not None or len(attempts) > 1:
+        if error is not None or content is not None or any(a.error is not None for a in attempts):
             secrets = _secrets_of(request.headers)
             errors = {place: _error_of(a.error) for place, a in enumerate(attempts) if a.error is not None}
         # An error holds its traceback, and that the frames with the bodies.

@@ -141,7 +141,9 @@ class Pump:
             self._look_at = now + _LOOK_FOR_ORPHANS
             self._orphans += orphans(self._folder, max_size=self._settings.max_size)
         up = now >= self._retry_at
-        if up and self._inbox:
+        if up and not self._opened and (self._inbox or not self._closing):
+            self._open()
+        elif up and self._inbox:
             self._write_inbox()
         elif up and not self._closing and self._replay():
             pass
@@ -155,6 +157,14 @@ class Pump:
             self._wake.wait(max(0.001, pause))
             self._wake.clear()
         return True
+
+    def _open(self) -> None:
+        try:
+            self._sink.open()
+        except Exception as error:
+            self._failed(f"{type(error).__name__}: {error}")
+        else:
+            self._opened = True
 
     def _write_inbox(self) -> None:
         with self._guard:
@@ -208,9 +218,6 @@ class Pump:
         if not entries:
             return 0
         try:
-            if not self._opened:
-                self._sink.open()
-                self._opened = True
             self._sink.write(entries, again=again)
         except Rejected as error:
             return self._halved(entries, error, again=again)
