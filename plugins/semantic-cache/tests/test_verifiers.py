@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 from junctor.errors import ErrorKind, ProviderError
-from junctor_semantic_cache.onnx_build import Graph
+from junctor_semantic_cache.onnx_graph import Graph
 from junctor_semantic_cache.settings import VerifierSettings
 from junctor_semantic_cache.verifiers import make_verifier
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -19,7 +19,7 @@ MODELS = [
 
 def cross_encoder(folder, *, most, outputs=1):
     """A file whose logit falls with the number of tokens of both texts: yes up to `most`, else no."""
-    graph = Graph(quantized=False)
+    graph = Graph()
     axis = graph.constant("axis", np.array([1], np.int64))
     tokens = graph.node("ReduceSum", [graph.node("Cast", ["attention_mask"], to=1), axis], keepdims=1)
     limit = graph.constant("limit", np.array([[most + 0.5]], np.float32))
@@ -27,7 +27,8 @@ def cross_encoder(folder, *, most, outputs=1):
     if outputs == 2:
         zero = graph.node("Sub", [tokens, tokens])
         graph.node("Concat", [zero, logit], output="embedding", axis=1)
-    (folder / "cross.onnx").write_bytes(graph.serialize(outputs))
+    graph.give("embedding", ["batch", outputs])
+    (folder / "cross.onnx").write_bytes(graph.serialize())
     tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.save(str(folder / "tokenizer.json"))
