@@ -183,7 +183,7 @@ class MiniLM:
         if len(ids) > self.tokens:
             ids = ids[: self.tokens - 1] + ids[-1:]
         given = np.array([ids], np.int64)
-        return self._session.run(None, {"input_ids": given, "attention_mask": np.ones_like(given)})[0]  # type: ignore[no-any-return]
+        return self._session.run(["embedding"], {"input_ids": given, "attention_mask": np.ones_like(given)})[0]  # type: ignore[no-any-return]
 
     def window(self, text: str) -> int:
         return _window(self._tokenizer, text, self.tokens - 2)
