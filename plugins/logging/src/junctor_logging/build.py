@@ -135,7 +135,10 @@ class Builder:
         usage, cost, started, first_byte = attempt.usage, attempt.cost, attempt.started, attempt.first_byte
         known = self._targets.get(id(attempt.target)) or self._know(attempt.target)
         return AttemptLine(
-            *(known.name, known.provider, known.key_id, kind),
+            known.name,
+            known.provider,
+            known.key_id,
+            kind,
             floor((started - taken.started) * 1e6),
             floor(((attempt.ended or taken.ended) - started) * 1e6),
             floor((first_byte - started) * 1e6) + 1 if first_byte else None,

@@ -10,7 +10,6 @@ import os
 import time
 from dataclasses import replace
 from itertools import count
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from junctor import GatewayError, ProviderError, Response
@@ -30,7 +29,6 @@ _ROOM = "logging"
 _SECRET_HEADERS = ("authorization", "x-api-key", "api-key", "x-goog-api-key", "cookie")
 _NO_ANSWER = Response()
 _Error = dict[str, Any]
-_NO_ERRORS: Mapping[int, _Error] = MappingProxyType({})
 
 
 class Captured(Struct, gc=False, eq=False):
@@ -94,14 +92,13 @@ class Capturer:
     ) -> Captured:
         """What the record will be made of."""
         request, parent, attempts = exchange.request, exchange.parent, exchange.attempts
-        errors: Mapping[int, _Error] = _NO_ERRORS
         secrets: Sequence[str] = ()
         given = response or _NO_ANSWER
         error = exchange.as_told(error)
         outcome, status = outcome_of(response, error)
-        if error is not None or content is not None or any(a.error is not None for a in attempts):
+        errors = {place: _error_of(a.error) for place, a in enumerate(attempts) if a.error is not None}
+        if error is not None or content is not None or errors:
             secrets = _secrets_of(request.headers)
-            errors = {place: _error_of(a.error) for place, a in enumerate(attempts) if a.error is not None}
         # An error holds its traceback, and that the frames with the bodies.
         kept = [a if a.error is None else replace(a, error=None) for a in attempts]
         stream = given.stream

@@ -33,7 +33,7 @@ _QUIET = 10.0
 class Pump:
     """One sink's queue, thread and spool.
 
-    `counts` has `written`, `spooled`, `replayed`, `failures` (batches that the sink did not take), `rejected`
+    `counts` has `written`, `spooled`, `replayed`, `failures` (batches not taken, openings that failed), `rejected`
     and `dropped`, which are records that are in no sink and in no spool.
     """
 

@@ -7,8 +7,8 @@ with 0), the output is `embedding` (float32, batch x 384, length 1).
 
 What a matrix is applied to is quantized with one scale for all of it, so a few large numbers in it would take the
 precision from all others. They are made smaller beforehand, and the matrix's rows larger: SmoothQuant (Xiao et al.,
-2022, arXiv:2211.10438), here by the root mean square of each number instead of its maximum. It leaves a third of the
-error (mean square of the cosines between two texts).
+2022, arXiv:2211.10438), here by the root mean square of each number instead of its maximum. What error is left,
+`benchmarks/agreement.py` tells.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["build_minilm", "measure_spread", "read_safetensors"]
 
 _LIMIT = 63  # 7 bits: see above
-_SMOOTHING = 0.65  # the share of a number's spread that goes into the matrix; of .5 to .8, the least error
+_SMOOTHING = 0.65  # the share of a number's spread that goes into the matrix
 _NUMBERS = {"F32": np.float32, "F16": np.float16, "I64": np.int64}
 _HEADS = 12
 
