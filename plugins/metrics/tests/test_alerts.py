@@ -181,7 +181,7 @@ async def test_what_was_counted_before_a_reload_is_no_news(gateway, hook, caplog
     async with gateway((Metrics, {"alerts": {"rules": rules, "every": "1h"}}), FakeProvider(script=[BROKEN])) as g:
         await g.chat()
         alerts = g.gateway.plugins.by_name["metrics"]._alerts
-        alerts._begin()
+        await alerts._begin()
         await look(g)
     assert "alert" not in caplog.text
 

@@ -38,7 +38,8 @@ def cached(gateway, tmp_path):
 
     def run(metrics=None, **settings):
         given = {"store": {"path": str(tmp_path / "store"), "timeout": "5s"}, "lookup_timeout": "5s", **settings}
-        given |= {"namespace_header": "x-space", "judge": "first_line"}
+        # A model that needs no asset: the start waits for it.
+        given |= {"namespace_header": "x-space", "judge": "first_line", "embedder": "fastembed:one-vector"}
         named = type("semantic_cache", (Cache,), {})
         return gateway((Metrics, metrics or {}), (named, given), FakeProvider(), config=TREE)
 

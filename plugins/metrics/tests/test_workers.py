@@ -5,13 +5,16 @@ import os
 import re
 import signal
 import time
+import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from junctor.testing import serving
-from junctor_metrics.counts import Registry
+from junctor_metrics.counts import Registry, load
 from junctor_metrics.share import Share, folder_of
+
+MANY = 40
 
 
 def registry(**counts):
@@ -25,15 +28,26 @@ def registry(**counts):
 @pytest.fixture
 def server(tmp_path, redis_url, prefix):
     """A real gateway with two workers."""
+    alerts = {"rules": [{"when": "errors", "min_requests": MANY}], "every": "100ms"}
     tree = {
         "server": {"workers": 2},
         "state": {"url": redis_url, "prefix": prefix},
         "models": [{"name": "test", "targets": [{"target": "openai/m", "base_url": "http://127.0.0.1:9/v1"}]}],
-        "plugins": [{"metrics": {"interval": "100ms", "directory": str(tmp_path)}}, "relay"],
+        "plugins": [{"metrics": {"interval": "100ms", "directory": str(tmp_path), "alerts": alerts}}, "relay"],
     }
     with serving(tree, tmp_path) as served:
         served.wait_for(r"(?s)ready on.*ready on")
         yield served
+
+
+def ask(base):
+    """A question on a connection of its own; how the provider, which is not there, is told of."""
+    body = {"model": "test", "messages": [{"role": "user", "content": "hi"}]}
+    request = urllib.request.Request(f"{base}/v1/chat/completions", json.dumps(body).encode())
+    with pytest.raises(urllib.error.HTTPError) as found:
+        urllib.request.urlopen(request, timeout=10)
+    with found.value as answer:
+        return answer.code
 
 
 def wait(condition, seconds):
@@ -68,6 +82,18 @@ def test_a_scrape_of_any_worker_gives_the_sum_and_a_crash_loses_nothing(server, 
     server.wait_for(r"(?s)(ready on.*){3}")
     get(f"{base}/v1/models")
     wait(lambda: listed(base) == (61, 2), 5)
+
+
+def test_the_share_of_errors_is_that_of_all_workers_and_one_of_them_tells(server, tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(ask, [server.root] * MANY)) == {502}
+    server.wait_for(rf"alert 'errors per model 20%' firing: 100% of {MANY} requests of model 'test' failed")
+    shares = [load(path.read_bytes()) for path in tmp_path.rglob("*-*.json")]
+    counted = [sum(row[0] for row in share.get("junctor_requests_total", {}).values()) for share in shares]
+    assert sum(counted) == MANY
+    assert max(counted) < MANY, "no worker alone has seen as many as the rule asks for"
+    time.sleep(0.5)
+    assert server.log.count("firing") == 1
 
 
 def test_counters_of_workers_that_ended_stay_and_their_gauges_go(tmp_path):

@@ -17,12 +17,14 @@ from junctor_metrics.sources import breakers
 from junctor_metrics.webhook import Webhook
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
 
     from junctor import Exchange, Gateway
 
-    from junctor_metrics.counts import Registry
+    from junctor_metrics.counts import Registry, Row
     from junctor_metrics.settings import AlertsSettings, Rule
+
+    _Series = Mapping[str, Mapping[tuple[str, ...], Row]]
 
 __all__ = ["Alerts"]
 
@@ -65,15 +67,22 @@ class _Window:
 
 
 class Alerts:
-    """Looks at the figures now and then. Each worker judges what it has served itself.
+    """Looks at the figures now and then: `series` gives those of all workers of this server.
 
-    The state keeps one from telling what another has told. Without the state, rather twice than not at all.
+    The state keeps one worker from telling what another has told. Without the state, rather twice than not at all.
     """
 
-    def __init__(self, settings: AlertsSettings, gateway: Gateway, registry: Registry) -> None:
+    def __init__(
+        self,
+        settings: AlertsSettings,
+        gateway: Gateway,
+        registry: Registry,
+        series: Callable[[], Awaitable[_Series]],
+    ) -> None:
         self._settings = settings
         self._gateway = gateway
         self._registry = registry
+        self._series = series
         self._told: dict[tuple[str, str], _Told] = {}
         self._windows: dict[tuple[int, str], _Window] = {}
         self._unpriced: dict[str, float] = {}
@@ -98,7 +107,7 @@ class Alerts:
     async def __aenter__(self) -> Self:
         if self._webhook is not None:
             await self._webhook.__aenter__()
-        self._begin()
+        await self._begin()
         self._task = asyncio.create_task(self._watch())
         return self
 
@@ -109,12 +118,12 @@ class Alerts:
         if self._webhook is not None:
             await self._webhook.__aexit__(*exc)
 
-    def _begin(self) -> None:
+    async def _begin(self) -> None:
         """What was counted before a reload is no news."""
-        now = time.monotonic()
+        now, series = time.monotonic(), await self._series()
         for place, rule in enumerate(self._settings.rules):
             if isinstance(rule, ErrorsRule):
-                for subject, (total, failures) in self._sums(rule).items():
+                for subject, (total, failures) in _sums(rule, series).items():
                     self._windows[place, subject] = _Window(deque([(now, total, failures)]))
 
     async def _watch(self) -> None:
@@ -127,10 +136,11 @@ class Alerts:
 
     async def look(self) -> None:
         """Judge all rules now, and tell what has changed."""
+        series = await self._series()
         now = time.monotonic()
         found: dict[tuple[str, str], _Finding] = {}
         for place, rule in enumerate(self._settings.rules):
-            for finding in self._findings(place, rule, now):
+            for finding in self._findings(place, rule, series, now):
                 found[finding.rule, finding.subject] = finding
         for key, finding in found.items():
             told = self._told.setdefault(key, _Told())
@@ -170,12 +180,12 @@ class Alerts:
 
     # The rules
 
-    def _findings(self, place: int, rule: Rule, now: float) -> Iterator[_Finding]:
+    def _findings(self, place: int, rule: Rule, series: _Series, now: float) -> Iterator[_Finding]:
         match rule:
             case BudgetRule():
                 yield from self._budgets(rule)
             case ErrorsRule():
-                yield from self._errors(place, rule, now)
+                yield from self._errors(place, rule, series, now)
             case BreakerRule():
                 yield from self._breakers()
             case UnpricedRule():
@@ -191,32 +201,14 @@ class Alerts:
                 message = f"team '{team}' has used {row[0]:.0%} of its tightest budget"
                 yield _Finding(f"budget {rule.above:.0%}", team, row[0], rule.above, message)
 
-    def _errors(self, place: int, rule: ErrorsRule, now: float) -> Iterator[_Finding]:
-        for subject, (total, failures) in self._sums(rule).items():
+    def _errors(self, place: int, rule: ErrorsRule, series: _Series, now: float) -> Iterator[_Finding]:
+        for subject, (total, failures) in _sums(rule, series).items():
             window = self._windows.setdefault((place, subject), _Window(deque([(now, 0.0, 0.0)])))
             requests, errors = window.add(now, total, failures, rule.window)
             if requests >= rule.min_requests and errors / requests >= rule.above:
                 share = errors / requests
                 message = f"{share:.0%} of {requests:.0f} requests of {rule.per} '{subject}' failed"
                 yield _Finding(f"errors per {rule.per} {rule.above:.0%}", subject, share, rule.above, message)
-
-    def _sums(self, rule: ErrorsRule) -> dict[str, list[float]]:
-        """(All, failed) by subject, since the counting began."""
-        sums: dict[str, list[float]] = {}
-        for subject, failed, count in self._outcomes(rule.per):
-            both = sums.setdefault(subject, [0.0, 0.0])
-            both[0] += count
-            both[1] += count if failed else 0
-        return sums
-
-    def _outcomes(self, per: str) -> Iterator[tuple[str, bool, float]]:
-        if per == "model":
-            for (model, _, _, _, outcome), row in self._registry["junctor_requests_total"].items():
-                if outcome not in ("refused", "cancelled"):
-                    yield model, outcome in _FAILED, row[0]
-        else:
-            for (target, outcome), row in self._registry["junctor_attempts_total"].items():
-                yield target, outcome not in ("answered", "abandoned"), row[0]
 
     def _breakers(self) -> Iterator[_Finding]:
         for entry in breakers(self._gateway):
@@ -231,3 +223,23 @@ def _recent(rule: str, seen: dict[str, Any], since: float, text: str) -> Iterato
             yield _Finding(rule, subject, 1.0, 1.0, text.format(subject))
         else:
             del seen[subject]
+
+
+def _sums(rule: ErrorsRule, series: _Series) -> dict[str, list[float]]:
+    """(All, failed) by subject, since the counting began."""
+    sums: dict[str, list[float]] = {}
+    for subject, failed, count in _outcomes(rule.per, series):
+        both = sums.setdefault(subject, [0.0, 0.0])
+        both[0] += count
+        both[1] += count if failed else 0
+    return sums
+
+
+def _outcomes(per: str, series: _Series) -> Iterator[tuple[str, bool, float]]:
+    if per == "model":
+        for (model, _, _, _, outcome), row in series.get("junctor_requests_total", {}).items():
+            if outcome not in ("refused", "cancelled"):
+                yield model, outcome in _FAILED, row[0]
+    else:
+        for (target, outcome), row in series.get("junctor_attempts_total", {}).items():
+            yield target, outcome not in ("answered", "abandoned"), row[0]

@@ -23,12 +23,12 @@ from junctor_metrics.share import Share, folder_of
 from junctor_metrics.sources import Sources
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Iterable, Mapping
 
     from junctor import Exchange, Gateway, Response
     from starlette.routing import BaseRoute
 
-    from junctor_metrics.counts import Series
+    from junctor_metrics.counts import Row, Series
 
 __all__ = ["Metrics"]
 
@@ -52,7 +52,7 @@ class Metrics:
         self.registry: Registry = kept or gateway.kept.setdefault("metrics", Registry(known=self._known, **caps))
         self._sources = Sources(gateway, self.registry)
         self._observer = Observer(self.registry, gateway.models)
-        self._alerts = Alerts(settings.alerts, gateway, self.registry) if settings.alerts else None
+        self._alerts = Alerts(settings.alerts, gateway, self.registry, self._counted) if settings.alerts else None
         self._tracer: Any = None
         if settings.opentelemetry is not None:
             from junctor_metrics.tracing import Tracer, begin_hook
@@ -79,6 +79,12 @@ class Metrics:
     async def figures(self) -> Series:
         """Everything that was counted, by all workers of this server."""
         self._sources.read()
+        return await asyncio.to_thread(self._together, *self.registry.snapshot())
+
+    async def _counted(self) -> Mapping[str, Mapping[tuple[str, ...], Row]]:
+        """As `figures`, to be looked at once, and without the gauges that are read elsewhere."""
+        if self._share is None:
+            return self.registry.rows
         return await asyncio.to_thread(self._together, *self.registry.snapshot())
 
     def _together(self, number: int, snapshot: bytes) -> Series:
