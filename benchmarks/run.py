@@ -77,28 +77,30 @@ def own(folder: Path) -> list[Candidate]:
     def bare(provider: int, port: int) -> list[str]:
         return [sys.executable, str(HERE / "bare.py"), str(provider), str(port)]
 
-    def past_the_caches(provider: int) -> dict[str, str]:
-        return {"cache-control": "no-store"}
-
-    def junctor(name: str, plugins: list[Any], target: dict[str, Any]) -> Candidate:
-        def command(provider: int, port: int) -> list[str]:
-            placed = {**target, "base_url": target["base_url"].format(provider=provider)}
-            file = folder / f"{name.replace(' ', '-')}.yaml"
-            models = [{"name": "gpt-4o-mini", "targets": [placed]}]
-            file.write_text(yaml.safe_dump({"models": models, "plugins": plugins}))
-            return [sys.executable, "-m", "junctor", "serve", "-c", str(file), "--port", str(port)]
-
-        return Candidate(name, command, headers=past_the_caches)
-
-    relayed = {"target": "openai/gpt-4o-mini", "api_key": "sk-x", "base_url": "http://127.0.0.1:{provider}/v1"}
     foreign = {"target": "anthropic/claude-haiku-4-5", "api_key": "sk-x", "wire": "anthropic"}
     foreign["base_url"] = "http://127.0.0.1:{provider}"
     return [
         Candidate("bare Starlette", bare),
-        junctor("junctor relay only", ["relay"], relayed),
-        junctor("junctor default", example_plugins(), relayed),
-        junctor("junctor litellm lane", ["litellm"], foreign),
+        junctor(folder, "junctor relay only", ["relay"]),
+        junctor(folder, "junctor default", example_plugins()),
+        junctor(folder, "junctor litellm lane", ["litellm"], foreign),
     ]
+
+
+RELAYED = {"target": "openai/gpt-4o-mini", "api_key": "sk-x", "base_url": "http://127.0.0.1:{provider}/v1"}
+
+
+def junctor(folder: Path, name: str, plugins: list[Any], target: dict[str, str] = RELAYED) -> Candidate:
+    """Junctor with these plugins; its requests pass by the caches."""
+
+    def command(provider: int, port: int) -> list[str]:
+        placed = {**target, "base_url": target["base_url"].format(provider=provider)}
+        file = folder / f"{name.replace(' ', '-')}.yaml"
+        models = [{"name": "gpt-4o-mini", "targets": [placed]}]
+        file.write_text(yaml.safe_dump({"models": models, "plugins": plugins}))
+        return [sys.executable, "-m", "junctor", "serve", "-c", str(file), "--port", str(port)]
+
+    return Candidate(name, command, headers=lambda provider: {"cache-control": "no-store"})
 
 
 def example_plugins() -> list[Any]:
@@ -169,27 +171,34 @@ def provider() -> Iterator[int]:
 
 def measure(candidate: Candidate, provider_port: int, port: int, args: argparse.Namespace) -> dict[str, float]:
     started = time.perf_counter()
+    with served(candidate, provider_port, port) as pid:
+        row = {"start_s": time.perf_counter() - started}
+        load(candidate, provider_port, port, 1.0, args.connections)  # warm
+        before = cpu_seconds(pid)
+        plain = load(candidate, provider_port, port, args.seconds, args.connections)
+        between = cpu_seconds(pid)
+        row |= {"cpu_us": (between - before) / plain["requests"] * 1e6, "failed": plain["failed"]}
+        alone = load(candidate, provider_port, port, args.seconds / 2, 1)
+        row |= {"p50_ms": alone["p50_ms"], "p99_ms": alone["p99_ms"]}
+        before = cpu_seconds(pid)
+        stream = load(candidate, provider_port, port, args.seconds, args.connections, stream=True)
+        after = cpu_seconds(pid)
+        chunks = stream["chunks"] or float("inf")
+        row |= {"chunk_us": (after - before) / chunks * 1e6, "rss_mb": rss(pid)}
+        if row["failed"] or stream["failed"]:
+            print(f"{candidate.name}: {row['failed']:.0f} requests failed", file=sys.stderr)
+        return row
+
+
+@contextlib.contextmanager
+def served(candidate: Candidate, provider_port: int, port: int) -> Iterator[int]:
+    """The candidate on its core, once it answers; its process id."""
     command = ["taskset", "-c", GATEWAY_CORE, *candidate.command(provider_port, port)]
     environ = os.environ | candidate.environ
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environ) as process:
         try:
             wait_until_it_answers(candidate, provider_port, port)
-            row = {"start_s": time.perf_counter() - started}
-            load(candidate, provider_port, port, 1.0, args.connections)  # warm
-            before = cpu_seconds(process.pid)
-            plain = load(candidate, provider_port, port, args.seconds, args.connections)
-            between = cpu_seconds(process.pid)
-            row |= {"cpu_us": (between - before) / plain["requests"] * 1e6, "failed": plain["failed"]}
-            alone = load(candidate, provider_port, port, args.seconds / 2, 1)
-            row |= {"p50_ms": alone["p50_ms"], "p99_ms": alone["p99_ms"]}
-            before = cpu_seconds(process.pid)
-            stream = load(candidate, provider_port, port, args.seconds, args.connections, stream=True)
-            after = cpu_seconds(process.pid)
-            chunks = stream["chunks"] or float("inf")
-            row |= {"chunk_us": (after - before) / chunks * 1e6, "rss_mb": rss(process.pid)}
-            if row["failed"] or stream["failed"]:
-                print(f"{candidate.name}: {row['failed']:.0f} requests failed", file=sys.stderr)
-            return row
+            yield process.pid
         finally:
             process.kill()
 
@@ -225,11 +234,9 @@ def tree(pid: int) -> list[int]:
 
 
 def cpu_seconds(pid: int) -> float:
-    total = 0
-    for each in tree(pid):
-        fields = Path(f"/proc/{each}/stat").read_text().rsplit(")", 1)[1].split()
-        total += int(fields[11]) + int(fields[12])
-    return total / os.sysconf("SC_CLK_TCK")
+    """What a process and its children have used, all threads, to the nanosecond."""
+    # The id of a process's clock, as clock_getcpuclockid(3) makes it.
+    return sum(time.clock_gettime((~each << 3) | 2) for each in tree(pid))
 
 
 def rss(pid: int) -> float:

@@ -47,6 +47,7 @@ class Writer:
         self._flush = flush
         self._seen = seen
         self._queue: deque[Captured] = deque()
+        self._in_hand = 0
         self._wake = threading.Event()
         self._closing = False
         self._told_at = 0.0
@@ -59,8 +60,8 @@ class Writer:
 
     @property
     def waiting(self) -> int:
-        """Exchanges that are not yet records."""
-        return len(self._queue)
+        """Exchanges that are no records of the sinks yet, those that are just being made into them with them."""
+        return len(self._queue) + self._in_hand
 
     def put(self, taken: Captured) -> None:
         """Take one, from the event loop. Never waits; a full queue drops it and counts that."""
@@ -89,7 +90,12 @@ class Writer:
             self._wake.clear()
             last = self._closing
             while self._queue:
-                self._hand_on()
+                try:
+                    self._hand_on()
+                except Exception:  # a fault here must not end the log
+                    self.dropped += self._in_hand
+                    _log.exception("%d records may be lost", self._in_hand)
+                self._in_hand = 0
             if self.dropped > dropped and (last or time.monotonic() - self._told_at >= 10.0):
                 self._told_at = time.monotonic()
                 _log.error("%d records dropped: the queue is full (queue: %d)", self.dropped - dropped, self._limit)
@@ -101,7 +107,9 @@ class Writer:
         """One batch out of the queue, made into records and given to every sink."""
         batch: list[Entry] = []
         while self._queue and len(batch) < self._batch:
-            made = self._slice(min(_SLICE, len(self._queue), self._batch - len(batch)))
+            count = min(_SLICE, len(self._queue), self._batch - len(batch))
+            self._in_hand += count  # before they leave the queue: rather counted twice for a moment than not at all
+            made = self._slice(count)
             self._seen(made)
             batch += made
             time.sleep(0)
