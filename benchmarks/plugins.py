@@ -50,18 +50,18 @@ def measure(candidates: list[Candidate], args: argparse.Namespace) -> dict[str, 
     """For each candidate, its CPU time a request in each round, in microseconds."""
     found: dict[str, list[float]] = {candidate.name: [] for candidate in candidates}
     with contextlib.ExitStack() as stack:
-        port = stack.enter_context(provider())
+        behind = stack.enter_context(provider())
         running = [
-            (candidate, place, stack.enter_context(served(candidate, port, place)))
-            for place, candidate in enumerate(candidates, FIRST_PORT)
+            (candidate, port, stack.enter_context(served(candidate, behind, port)))
+            for port, candidate in enumerate(candidates, FIRST_PORT)
         ]
-        for candidate, place, _ in running:
-            load(candidate, port, place, 2.0, args.connections)  # warm
+        for candidate, port, _ in running:
+            load(candidate, behind, port, 2.0, args.connections)  # warm
         for _ in range(args.rounds):
             random.shuffle(running)
-            for candidate, place, pid in running:
+            for candidate, port, pid in running:
                 before = cpu_seconds(pid)
-                done = load(candidate, port, place, args.seconds, args.connections)
+                done = load(candidate, behind, port, args.seconds, args.connections)
                 time.sleep(_BEHIND)
                 if done["failed"]:
                     raise SystemExit(f"{candidate.name}: {done['failed']:.0f} requests failed")

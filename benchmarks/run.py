@@ -33,6 +33,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 GATEWAY_CORE, OTHER_CORE = "0", "1"
 FIRST_PORT = 4400
+RELAYED = {"target": "openai/gpt-4o-mini", "api_key": "sk-x", "base_url": "http://127.0.0.1:{provider}/v1"}
 
 
 @dataclass
@@ -85,9 +86,6 @@ def own(folder: Path) -> list[Candidate]:
         junctor(folder, "junctor default", example_plugins()),
         junctor(folder, "junctor litellm lane", ["litellm"], foreign),
     ]
-
-
-RELAYED = {"target": "openai/gpt-4o-mini", "api_key": "sk-x", "base_url": "http://127.0.0.1:{provider}/v1"}
 
 
 def junctor(folder: Path, name: str, plugins: list[Any], target: dict[str, str] = RELAYED) -> Candidate:

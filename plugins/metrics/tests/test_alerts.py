@@ -10,6 +10,8 @@ from junctor import Client, ErrorKind, ProviderError, hookimpl
 from junctor.state import StateUnavailable
 from junctor.testing import FakeProvider
 from junctor_metrics import Metrics
+from junctor_metrics.alerts import Alerts
+from junctor_metrics.counts import Registry
 
 SECRET = "a-secret-of-the-webhook"
 DEAD = ProviderError("no", kind=ErrorKind.AUTHENTICATION, provider_status=401)
@@ -227,6 +229,29 @@ async def test_of_two_workers_one_tells(alerted, hook):
             await g.chat()
             await look(g)
     assert [event["state"] for event in hook.events] == ["firing"]
+
+
+async def test_workers_that_cannot_be_read_for_a_moment_are_no_new_errors(gateway, caplog):
+    def counted(failed, answered):
+        labels = ("test", "chat", "", "")
+        return {"junctor_requests_total": {(*labels, "failed"): [failed], (*labels, "answered"): [answered]}}
+
+    async def series():
+        return seen.pop(0)
+
+    everyone, alone = counted(100, 100), counted(0, 10)
+    settings = Metrics.Settings.model_validate(
+        {"alerts": {"rules": [{"when": "errors", "window": "50ms"}], "every": "1h"}}
+    ).alerts
+    async with gateway(FakeProvider()) as g:
+        seen = [everyone, alone, everyone, counted(150, 110)]
+        async with Alerts(settings, g.gateway, Registry(max_values=10, max_series=10, known={}), series) as alerts:
+            await alerts.look()
+            await asyncio.sleep(0.06)  # that look is what the next one is compared with
+            await alerts.look()
+            assert "alert" not in caplog.text
+            await alerts.look()
+    assert "firing: 83% of 60 requests" in caplog.text
 
 
 async def test_without_the_state_it_is_told_all_the_same(alerted, hook):

@@ -60,7 +60,7 @@ class Writer:
 
     @property
     def waiting(self) -> int:
-        """Exchanges that are no records of the sinks yet, those that are just being made into them with them."""
+        """Exchanges that no sink has been offered yet, with those whose records are just being made."""
         return len(self._queue) + self._in_hand
 
     def put(self, taken: Captured) -> None:

@@ -58,8 +58,13 @@ class _Window:
     past: deque[tuple[float, float, float]] = field(default_factory=deque)
 
     def add(self, now: float, total: float, failed: float, seconds: float) -> tuple[float, float]:
-        """Requests and failures within the last so many seconds."""
+        """Requests and failures within the last so many seconds.
+
+        What was counted never falls: a total that does is one without the workers whose figures could not be read.
+        """
         past = self.past
+        if past and total < past[-1][1]:
+            _, total, failed = past[-1]
         past.append((now, total, failed))
         while len(past) > 1 and past[1][0] <= now - seconds:
             past.popleft()

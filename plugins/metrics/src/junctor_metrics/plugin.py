@@ -79,12 +79,13 @@ class Metrics:
     async def figures(self) -> Series:
         """Everything that was counted, by all workers of this server."""
         self._sources.read()
-        return await asyncio.to_thread(self._together, *self.registry.snapshot())
+        return await self._summed()
 
     async def _counted(self) -> Mapping[str, Mapping[tuple[str, ...], Row]]:
-        """As `figures`, to be looked at once, and without the gauges that are read elsewhere."""
-        if self._share is None:
-            return self.registry.rows
+        """As `figures`, to be looked at once, and without what others keep up to date."""
+        return self.registry.rows if self._share is None else await self._summed()
+
+    async def _summed(self) -> Series:
         return await asyncio.to_thread(self._together, *self.registry.snapshot())
 
     def _together(self, number: int, snapshot: bytes) -> Series:

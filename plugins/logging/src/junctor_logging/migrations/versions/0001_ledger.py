@@ -11,6 +11,13 @@ down_revision = None
 
 def upgrade() -> None:
     """Create the tables."""
+    _exchanges()
+    _lines()
+    _prices()
+    _contents()
+
+
+def _exchanges() -> None:
     op.create_table(
         "exchanges",
         sa.Column("record", sa.String(64), primary_key=True),
@@ -25,6 +32,9 @@ def upgrade() -> None:
     )
     op.create_index("exchanges_id", "exchanges", ["id"])
     op.create_index("exchanges_time", "exchanges", ["time"])
+
+
+def _lines() -> None:
     op.create_table(
         "lines",
         sa.Column("record", sa.String(64), primary_key=True),
@@ -64,6 +74,9 @@ def upgrade() -> None:
         sa.Column("price", sa.String(12), nullable=True),
     )
     op.create_index("lines_time", "lines", ["time"])
+
+
+def _prices() -> None:
     op.create_table(
         "prices",
         sa.Column("id", sa.String(12), primary_key=True),
@@ -75,6 +88,9 @@ def upgrade() -> None:
         sa.Column("above_tokens", sa.BigInteger, nullable=True),
         sa.Column("discount", sa.Float, nullable=False),
     )
+
+
+def _contents() -> None:
     op.create_table(
         "contents",
         sa.Column("record", sa.String(64), primary_key=True),
